@@ -1,0 +1,276 @@
+"""A bundle's figures on labelled images that no threshold has seen.
+
+In: an open cascade and labelled images (`val_test`, or a set from the field). Out: an
+`Evaluation`: coverage, risk, FNR, FPR, accuracy, per-exit shares, each with a 95 % bootstrap
+interval, and whether the promise is borne out. Nothing is chosen here, so it may be run as often
+as wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cascade_calib.bootstrap import RESAMPLES, Interval, augrc_interval, ratio_intervals
+from cascade_calib.bounds import clopper_pearson_lower
+from cascade_calib.collect import Collected, Progress, collect
+from cascade_calib.metrics import augrc
+from cascade_calib.words import percent
+from cascade_runtime.decision import Bool, decide, score_logit
+from cascade_runtime.errors import DataError
+from cascade_runtime.manifest import Certificate, Decision
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cascade_calib.labelled import LabelledImages
+    from cascade_runtime.cascade import Cascade
+
+Held = Literal["held", "not contradicted", "contradicted", "no promise"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share, what it was counted from, and its 95 % interval (NaN where it is undefined)."""
+
+    value: float
+    part: int
+    of: int
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class ExitFigures:
+    """What one exit did, and how well its score separates right from wrong over all images."""
+
+    answered: int
+    errors: int
+    augrc: float
+    augrc_interval: Interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything `cascade-calibrate evaluate` prints; counts are of images.
+
+    risk: wrong among the acted on. fnr: acted-on positives called negative; fpr: the reverse.
+    full_accuracy: of the last exit, asked about every image. promise: whether the certificate's
+    risk is borne out: "held" at or below alpha, "not contradicted" above it by no more than
+    chance (the 95 % lower bound is below alpha), else "contradicted".
+    """
+
+    target: str
+    classes: tuple[str, str]
+    images: int
+    skipped: int
+    not_finite: int
+    coverage: Estimate
+    risk: Estimate
+    fnr: Estimate
+    fpr: Estimate
+    full_accuracy: Estimate
+    exits: tuple[ExitFigures, ...]
+    alpha: float
+    promise: Held
+    is_calibration_set: bool
+    content_sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: NaN becomes None."""
+        return {key: _json_safe(value) for key, value in asdict(self).items()}
+
+
+def evaluate(
+    cascade: Cascade,
+    images: LabelledImages,
+    *,
+    batch_size: int = 32,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a bundle's engines over labelled images and compare with its certificate.
+
+    Raises:
+        DataError: no image can be read, or the images have other classes than the bundle.
+    """
+    from cascade_calib.labelled import load_pixels
+
+    images = in_the_classes_of(images, cascade.manifest.model.classes)
+    loaded = load_pixels(images, cascade.preprocess, progress=progress)
+    seen = collect(cascade.stages, loaded, progress, batch_size)
+    return evaluate_collected(
+        seen,
+        cascade.decision,
+        cascade.certificate,
+        target=cascade.target,
+        classes=cascade.manifest.model.classes,
+        skipped=len(loaded.skipped),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def in_the_classes_of(images: LabelledImages, classes: tuple[str, str]) -> LabelledImages:
+    """The same images with class 1 meaning what it means in the bundle; "0" and "1" are as is.
+
+    Raises:
+        DataError: the names differ, so nobody can say which class is which.
+    """
+    if images.classes == classes or set(images.classes) == {"0", "1"}:
+        return images
+    if images.classes == classes[::-1]:
+        turned = (1 - images.labels).astype(np.int8)
+        return replace(images, labels=turned, classes=classes)
+    raise DataError(
+        f"the images are labelled {' and '.join(map(repr, images.classes))}, the bundle answers "
+        f"{' or '.join(map(repr, classes))}; rename the class folders or labels to match"
+    )
+
+
+def evaluate_collected(
+    seen: Collected,
+    decision: Decision,
+    certificate: Certificate,
+    *,
+    target: str,
+    classes: tuple[str, str],
+    skipped: int = 0,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """The same, from outputs already collected."""
+    verdict = decide(seen.exits, decision)
+    acted, wrong = verdict.acted, verdict.acted & (verdict.label != seen.labels)
+    positive = seen.labels == 1
+    last = seen.exits[-1].logits
+    right_at_end = (last[:, 1] > last[:, 0]) == positive
+    everything = np.ones(len(seen), dtype=np.bool_)
+    ratios = {
+        "coverage": (acted, everything),
+        "risk": (wrong, acted),
+        "fnr": (wrong & positive, acted & positive),
+        "fpr": (wrong & ~positive, acted & ~positive),
+        "full_accuracy": (right_at_end, everything),
+    }
+    intervals = ratio_intervals(
+        np.stack([top for top, _ in ratios.values()], axis=1),
+        np.stack([bottom for _, bottom in ratios.values()], axis=1),
+        seen.groups,
+        resamples=resamples,
+        seed=seed,
+    )
+    estimates = {
+        name: _estimate(top, bottom, interval)
+        for (name, (top, bottom)), interval in zip(ratios.items(), intervals, strict=True)
+    }
+    exits = tuple(
+        _exit_figures(seen, decision, stage, acted & (verdict.stage == stage), wrong, resamples)
+        for stage in range(len(seen.exits))
+    )
+    return Evaluation(
+        target=target,
+        classes=classes,
+        images=len(seen),
+        skipped=skipped,
+        not_finite=seen.not_finite,
+        **estimates,
+        exits=exits,
+        alpha=certificate.alpha,
+        promise=_promise(certificate, estimates["risk"]),
+        is_calibration_set=seen.content_sha256 == certificate.calibration_sha256,
+        content_sha256=seen.content_sha256,
+    )
+
+
+def tables(result: Evaluation) -> list[Table]:
+    """The evaluation as rich tables: the figures, then the exits."""
+    from rich.table import Table
+
+    figures = Table("figure", "value", "95 % interval", "counted", title=f"on {result.target}")
+    names = {
+        "coverage": "coverage (acted on)",
+        "risk": "risk (wrong of the acted on)",
+        "fnr": f"FNR ({result.classes[1]} called {result.classes[0]})",
+        "fpr": f"FPR ({result.classes[0]} called {result.classes[1]})",
+        "full_accuracy": "accuracy, always run to the end",
+    }
+    for field, name in names.items():
+        x: Estimate = getattr(result, field)
+        figures.add_row(name, _share(x.value), _range(x.interval), f"{x.part} of {x.of}")
+    exits = Table("exit", "answered", "wrong", "risk", "AUGRC x 1000")
+    for stage, part in enumerate(result.exits):
+        risk = part.errors / part.answered if part.answered else float("nan")
+        area = f"{1000 * part.augrc:.3g} ({1000 * part.augrc_interval.low:.3g} to "
+        area += f"{1000 * part.augrc_interval.high:.3g})"
+        exits.add_row(str(stage), str(part.answered), str(part.errors), _share(risk), area)
+    return [figures, exits]
+
+
+def conclusion(result: Evaluation) -> str:
+    """The promise against what was seen, in words."""
+    risk = f"{_share(result.risk.value)} of the {result.risk.of} images acted on are wrong"
+    asked = f"the {percent(result.alpha)} promised"
+    sentence = {
+        "held": f"The promise held: {risk}, within {asked}.",
+        "not contradicted": f"Not contradicted: {risk}, above {asked}, but within chance of it.",
+        "contradicted": f"CONTRADICTED: {risk}, beyond chance above {asked}. Are these images "
+        "drawn like the calibration images? If they are, certify again on fresh ones.",
+        "no promise": "This target carries no promise: it is INFEASIBLE and defers every image.",
+    }[result.promise]
+    if result.is_calibration_set:
+        sentence += " These are the calibration images themselves: this confirms nothing."
+    if result.skipped:
+        sentence += f" {result.skipped} images could not be read and are not counted."
+    return sentence
+
+
+def _exit_figures(
+    seen: Collected, decision: Decision, stage: int, answered: Bool, wrong: Bool, resamples: int
+) -> ExitFigures:
+    out = seen.exits[stage]
+    score = score_logit(out, decision.exits[stage])
+    known = np.flatnonzero(np.isfinite(score) & np.isfinite(out.logits).all(axis=1))
+    miss = ((out.logits[:, 1] > out.logits[:, 0]).astype(np.int8) != seen.labels)[known]
+    groups = None if seen.groups is None else [seen.groups[i] for i in known]
+    return ExitFigures(
+        answered=int(answered.sum()),
+        errors=int((answered & wrong).sum()),
+        augrc=augrc(score[known], miss),
+        augrc_interval=augrc_interval(score[known], miss, groups, resamples=min(resamples, 1000)),
+    )
+
+
+def _estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
+    part, of = int(top.sum()), int(bottom.sum())
+    return Estimate(part / of if of else float("nan"), part, of, interval)
+
+
+def _promise(certificate: Certificate, risk: Estimate) -> Held:
+    if certificate.status != "CERTIFIED":
+        return "no promise"
+    if not risk.of or risk.value <= certificate.alpha:
+        return "held"
+    lower = clopper_pearson_lower(risk.part, risk.of, Fraction(1, 20))
+    return "not contradicted" if lower <= certificate.alpha else "contradicted"
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else percent(value)
+
+
+def _range(interval: Interval) -> str:
+    return f"{_share(interval.low)} to {_share(interval.high)}"
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json_safe(item) for key, item in value.items()}
+    if isinstance(value, Interval):
+        return {"low": _json_safe(value.low), "high": _json_safe(value.high)}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,202 @@
+"""Threshold vectors for a cascade: which to try, in which order, and how far the proof reaches.
+
+In: outputs collected on `val_select` (to propose) and on `val_calib` (to test). Out: a path of
+vectors from safest to cheapest, fixed before any calibration image is looked at, and the walk
+along it: fixed-sequence testing, which stops at the first vector that is not proven.
+CALIBRATION, "Certifying what is acted on"; Learn-then-Test, arXiv 2110.01052.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from cascade_calib.bounds import at_least, binomial_p_values
+from cascade_calib.collect import Collected
+from cascade_calib.metrics import Float64, Int64
+from cascade_calib.scaling import sigmoid
+from cascade_runtime.decision import Float32, decide_exit, passes_on
+from cascade_runtime.manifest import ExitRule
+
+Thresholds: TypeAlias = tuple[float | None, ...]
+
+CANDIDATES = 4096
+PER_EXIT = 256
+SET_LOGIT = 0.0  # lambda = 1/2: the set is the more probable class, and both where they tie
+_CELLS = 4_000_000  # candidates x images held at once
+
+
+@dataclass(frozen=True)
+class Request:
+    """The promise asked for: risk <= alpha, but for delta of the draws, and the coverage floor.
+
+    `claims` certificates are asked of the same calibration images, one a target of the bundle, and
+    each is tested at delta / claims (Bonferroni): the promise then holds whichever target runs,
+    also where the certificates themselves decide which one that is.
+    """
+
+    alpha: Fraction
+    delta: Fraction
+    coverage: Fraction
+    claims: int = 1
+
+    @property
+    def share(self) -> Fraction:
+        """The part of delta that one certificate may use."""
+        return self.delta / self.claims
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What each of C threshold vectors does to N images; arrays [C].
+
+    accepted: acted on by the whole cascade; errors: wrong among them; expected: their summed
+    error probability by the scores' own word; cost: mean cost of the stages an image went through.
+    """
+
+    accepted: Int64
+    errors: Int64
+    expected: Float64
+    cost: Float64
+    images: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How far the test came: `passed` of the `tested` first vectors, and the one chosen of them."""
+
+    outcomes: Outcomes
+    p_values: Float64
+    tested: int
+    passed: int
+    chosen: int | None
+
+
+def outcomes(
+    data: Collected, rules: Sequence[ExitRule], stage_costs: Sequence[float], tau: Float32
+) -> Outcomes:
+    """The cascade's behaviour under many threshold vectors, as `decision.decide` has it.
+
+    Args:
+        tau: float32 [C, S], +inf where the exit never answers.
+    """
+    exits = [_exit(data, rule, stage) for stage, rule in enumerate(rules)]
+    n, step = len(data), max(1, _CELLS // max(1, len(data)))
+    accepted = np.zeros(len(tau), dtype=np.int64)
+    errors = np.zeros(len(tau), dtype=np.int64)
+    expected, cost = np.zeros(len(tau)), np.zeros(len(tau))
+    for start in range(0, len(tau), step):
+        rows = slice(start, start + step)
+        pending = np.ones((len(tau[rows]), n), dtype=np.bool_)
+        for stage, (score, acts, wrong, doubt) in enumerate(exits):
+            cost[rows] += pending.sum(axis=1) * float(stage_costs[stage])
+            answered = pending & (score >= tau[rows, stage, None])
+            accepted[rows] += (answered & acts).sum(axis=1)
+            errors[rows] += (answered & wrong).sum(axis=1)
+            expected[rows] += answered @ doubt
+            pending &= ~answered
+    return Outcomes(accepted, errors, expected, cost / max(1, n), n)
+
+
+def propose_path(
+    select: Collected,
+    rules: Sequence[ExitRule],
+    stage_costs: Sequence[float],
+    request: Request,
+    *,
+    n_calib: int,
+) -> list[Thresholds]:
+    """Threshold vectors worth testing, safest first, each next one riskier and cheaper.
+
+    Candidates are all combinations of each exit's score quantiles on `val_select`; the safer of
+    two is the one whose test on `n_calib` images is expected to give the smaller p-value. Its risk
+    is taken half as counted and half as the calibrated scores expect it: counted alone, the
+    cheapest of many candidates without an error is the luckiest. Along growing p-value the path
+    keeps what is cheaper than all before it, at equal cost what covers more. Every vector has
+    enough coverage in hand that `n_calib` images will not show less than the floor by chance.
+
+    Returns:
+        The path; empty when there are no images, or no candidate reaches the coverage floor.
+    """
+    n = len(select)
+    if not n or not n_calib:
+        return []
+    tau = _grid(select, rules)
+    seen = outcomes(select, rules, stage_costs, tau)
+    coverage = seen.accepted / n
+    floor = float(request.coverage)
+    spare = 2 * np.sqrt(floor * (1 - floor) * (1 / n + 1 / n_calib))
+    wanted = min(floor + spare, float(coverage.max(initial=0.0)))
+    usable = (coverage >= wanted) & (seen.accepted >= at_least(request.coverage, n))
+    k = np.maximum(seen.accepted, 1)
+    risk = 0.5 * (seen.errors + 0.5) / (k + 1) + 0.5 * seen.expected / k
+    danger = binomial_p_values(risk * coverage * n_calib, coverage * n_calib, request.alpha)
+    path: list[Thresholds] = []
+    best = (float("inf"), 0.0)
+    for i in np.lexsort((-coverage, seen.cost, danger)):
+        rank = (float(seen.cost[i]), -float(coverage[i]))
+        if usable[i] and rank < best:
+            best = rank
+            path.append(tuple(float(t) if np.isfinite(t) else None for t in tau[i]))
+    return path
+
+
+def walk(
+    path: Sequence[Thresholds],
+    rules: Sequence[ExitRule],
+    calib: Collected,
+    stage_costs: Sequence[float],
+    request: Request,
+) -> Walk:
+    """Test the path in its order and keep the cheapest proven vector above the coverage floor.
+
+    The hypothesis at each vector is "the risk of what it acts on is above alpha"; stopping at the
+    first that is not rejected keeps the chance of any false rejection at delta, with no division
+    by the length of the path.
+    """
+    tau = as_float32(path, len(rules))
+    seen = outcomes(calib, rules, stage_costs, tau)
+    p = binomial_p_values(seen.errors, seen.accepted, request.alpha)
+    failures = np.flatnonzero(p > float(request.share))
+    passed = int(failures[0]) if len(failures) else len(path)
+    covered = seen.accepted[:passed] >= at_least(request.coverage, max(1, len(calib)))
+    good = np.flatnonzero(covered)
+    return Walk(seen, p, min(passed + 1, len(path)), passed, int(good[-1]) if len(good) else None)
+
+
+def as_float32(path: Sequence[Thresholds], exits: int) -> Float32:
+    """Threshold vectors as float32 [C, S], None as +inf."""
+    rows = [[np.inf if t is None else t for t in vector] for vector in path]
+    return np.asarray(rows, dtype=np.float32).reshape(len(path), exits)
+
+
+def _exit(
+    data: Collected, rule: ExitRule, stage: int
+) -> tuple[Float32, np.ndarray, np.ndarray, Float64]:
+    """Score (-inf: never answers), where it acts, where wrongly, and its error probability."""
+    always = msgspec.structs.replace(rule, tau_logit=float("-inf"))
+    verdict = decide_exit(data.exits[stage], always, SET_LOGIT, stage)
+    score = np.where(passes_on(verdict), np.float32(-np.inf), verdict.score_logit)
+    wrong = verdict.acted & (verdict.label != data.labels)
+    doubt = np.where(verdict.acted, sigmoid(-score.astype(np.float64)), 0.0)
+    return score.astype(np.float32), verdict.acted, wrong, doubt
+
+
+def _grid(select: Collected, rules: Sequence[ExitRule]) -> Float32:
+    """All combinations of each exit's score quantiles, and +inf for all but the last exit."""
+    per_exit = min(PER_EXIT, max(2, int(CANDIDATES ** (1 / len(rules)) + 1e-9)))
+    columns = []
+    for stage, rule in enumerate(rules):
+        score = _exit(select, rule, stage)[0]
+        ordered = np.sort(score[np.isfinite(score)])
+        last = stage == len(rules) - 1
+        picks = np.linspace(0, max(0, len(ordered) - 1), per_exit - (not last)).round()
+        values = ordered[picks.astype(np.int64)] if len(ordered) else ordered
+        columns.append(np.unique(values) if last else np.append(np.unique(values), np.inf))
+    return np.array(list(product(*columns)), dtype=np.float32).reshape(-1, len(rules))

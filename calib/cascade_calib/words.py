@@ -1,0 +1,133 @@
+"""What a certificate says to a person: the promise, or what would make one possible.
+
+In: the request and what was observed. Out: sentences with the actual numbers in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+
+from cascade_calib.bounds import at_least, clopper_pearson_upper, least_accepted
+from cascade_calib.collect import Collected
+from cascade_calib.path import SET_LOGIT, Request, Thresholds, Walk
+from cascade_calib.plan import images_needed
+from cascade_runtime.decision import decide_exit
+from cascade_runtime.errors import ConfigError
+from cascade_runtime.manifest import ExitRule
+
+NO_PROMISE = "No promise could be proven, so this engine defers every image."
+_SECOND_TEST = (
+    "These are estimates for planning: asking the same calibration images again is a second test "
+    "and needs a share of delta of its own; fresh images do not."
+)
+
+
+def percent(share: float | Fraction, digits: int = 3) -> str:
+    """A share as "0.5 %", to so many significant digits."""
+    return f"{100 * float(share):.{digits}g} %"
+
+
+def promise(request: Request) -> str:
+    """The proven statement, in one sentence."""
+    return (
+        f"Of the images this engine acts on, at most {percent(request.alpha, 6)} are wrong, with "
+        f"{percent(1 - request.delta, 6)} confidence over the draw of the calibration images"
+        + (f", for all {request.claims} targets at once." if request.claims > 1 else ".")
+    )
+
+
+def human_alpha(bound: float) -> Fraction:
+    """The bound rounded up to two significant digits, as a person would type it."""
+    exponent = 1 - math.floor(math.log10(bound)) if bound > 0 else 2
+    scale = Fraction(10) ** exponent
+    return Fraction(math.ceil(Fraction(bound) * scale)) / scale
+
+
+def advice(
+    select: Collected,
+    calib: Collected,
+    rules: Sequence[ExitRule],
+    path: Sequence[Thresholds],
+    result: Walk,
+    request: Request,
+) -> str:
+    """Why nothing was certified, and what would change that, in two or three sentences."""
+    n = len(calib)
+    if not n or not len(select):
+        return "There are no images to select or to calibrate on; label some first."
+    if not path:
+        return _unreachable(select, rules, request)
+    floor = max(1, at_least(request.coverage, n))
+    wide = np.flatnonzero(result.outcomes.accepted >= floor)
+    if not len(wide):
+        most = int(result.outcomes.accepted.max())
+        return (
+            f"No proposed threshold acts on {percent(request.coverage)} of the {n} calibration "
+            f"images; the widest acts on {percent(most / n)}. Ask for a lower coverage, or check "
+            f"that the calibration images are drawn as the selection images are. {_SECOND_TEST}"
+        )
+    first = int(wide[0])
+    k, e = int(result.outcomes.accepted[first]), int(result.outcomes.errors[first])
+    seen = (
+        f"The safest thresholds with the coverage asked for act on {k} of {n} calibration images "
+        f"and are wrong on {e} ({percent(e / k)})"
+    )
+    if k < (least := least_accepted(request.alpha, request.share)):
+        seen += f", and a proof takes {least:,} even without an error"
+    upper = max(
+        clopper_pearson_upper(int(err), int(acc), request.share)
+        for err, acc in zip(
+            result.outcomes.errors[: first + 1], result.outcomes.accepted[: first + 1], strict=True
+        )
+    )
+    ways = []
+    if found := _more_images(request, n, k, e):
+        more, rate = found
+        ways.append(
+            f"about {more:,} more labelled calibration images (if {percent(rate, 2)} is the true "
+            "error rate)"
+        )
+    if upper < 1:
+        alpha = float(human_alpha(upper))
+        ways.append(f"alpha of {alpha:g} ({percent(alpha, 6)}) instead of {float(request.alpha):g}")
+    if not ways:
+        return f"{seen}. No number of images and no alpha helps that: the model has to be better."
+    return f"{seen}. What would make it pass: {', or '.join(ways)}. {_SECOND_TEST}"
+
+
+def _unreachable(select: Collected, rules: Sequence[ExitRule], request: Request) -> str:
+    return (
+        f"At most {percent(_widest(select, rules))} of the selection images can be acted on at all "
+        "(the rest tie between the classes or give outputs that are not finite), below the "
+        f"coverage of {percent(request.coverage)} asked for; look into those images, or ask for "
+        "less."
+    )
+
+
+def _widest(select: Collected, rules: Sequence[ExitRule]) -> float:
+    """The share of images on which some exit can give a single answer."""
+    able = np.zeros(len(select), dtype=np.bool_)
+    for stage, (out, rule) in enumerate(zip(select.exits, rules, strict=True)):
+        always = msgspec.structs.replace(rule, tau_logit=float("-inf"))
+        able |= decide_exit(out, always, SET_LOGIT, stage).acted
+    return float(able.mean())
+
+
+def _more_images(request: Request, n: int, k: int, e: int) -> tuple[int, float] | None:
+    """How many more images at the observed coverage and which error rate; None: none would do.
+
+    The rate counts half an error more than was seen (none seen does not mean that none will be),
+    unless so few images were seen that this alone would come near alpha.
+    """
+    careful, plain = (e + 0.5) / (k + 1), e / k
+    rate = careful if 2 * careful < request.alpha else plain
+    try:
+        plan = images_needed(request.alpha, request.share, k / n, rate)
+    except ConfigError:
+        return None
+    return max(plan.images - n, 1), rate

@@ -1,0 +1,104 @@
+"""`cascade-compile`: a run folder to a certified bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cascade_runtime.errors import CascadeError
+
+INFEASIBLE_STATUS = 3
+
+
+@click.group()
+def cli() -> None:
+    """Compile a trained cascade and certify the engines that ship."""
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="NAME.cascade or NAME.zip."
+)
+@click.option(
+    "--target",
+    "names",
+    multiple=True,
+    default=("openvino/bf16/cpu", "onnxruntime/fp32/cpu"),
+    show_default=True,
+    help="backend/precision/device; repeat for several.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="splits.json to certify on.  [default: the run's]",
+)
+@click.option("--alpha", default="0.01", show_default=True, help="The risk to promise.")
+@click.option("--delta", default="0.05", show_default=True, help="How often the promise may fail.")
+@click.option(
+    "--coverage", default="0.7", show_default=True, help="Least share of images acted on."
+)
+@click.option("--name", help="The model's name in the manifest.  [default: from --out]")
+@click.option("--threads", type=int, help="CPU threads of the engines.  [default: the engine's]")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
+@click.option("--force", is_flag=True, help="Write a bundle whose engines differ from the network.")
+def bundle(
+    run: Path,
+    out: Path,
+    names: tuple[str, ...],
+    data: Path | None,
+    alpha: str,
+    delta: str,
+    coverage: str,
+    **options: object,
+) -> None:
+    """Merge, export, certify and seal RUN; exit status 3 when the promise is INFEASIBLE."""
+    from cascade_calib.bounds import as_fraction
+    from cascade_calib.certify import Request
+    from cascade_calib.progress import shown
+    from cascade_compile import targets
+    from cascade_compile.bundle import BundleRequest, build
+
+    chosen = tuple(targets.parse(name) for name in dict.fromkeys(names))
+    promise = Request(
+        as_fraction(alpha, "--alpha"),
+        as_fraction(delta, "--delta"),
+        as_fraction(coverage, "--coverage", closed=True),
+        claims=len(chosen),
+    )
+    request = BundleRequest(
+        run=run,
+        out=out,
+        targets=chosen,
+        promise=promise,
+        splits=data,
+        **options,  # type: ignore[arg-type]
+    )
+    with shown() as progress:
+        manifest = build(request, progress=progress, say=lambda line: click.echo(line))
+    click.echo(f"bundle: {out} (report: {out / 'report.html' if out.is_dir() else 'inside'})")
+    if any(c.status == "INFEASIBLE" for c in manifest.certificates.values()):
+        sys.exit(INFEASIBLE_STATUS)
+
+
+@cli.command("targets")
+def list_targets() -> None:
+    """The targets that can be built, and whether this machine can run them."""
+    from cascade_compile import targets
+    from cascade_runtime.engines import backend
+
+    for name in targets.TARGETS:
+        for precision in targets.builder(name).PRECISIONS:
+            reason = backend(name).unavailable(precision, "cpu")
+            click.echo(f"{name}/{precision}/cpu  {'runs here' if reason is None else reason}")
+
+
+def main() -> None:
+    """Entry point: one line and exit status 1 for anything that is the input's fault."""
+    try:
+        cli()
+    except CascadeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,36 @@
+"""How often a calibration set has been asked: `RUN/calibration_uses.json`.
+
+Certifying the same images again after a look at the result is one more test; the count goes into
+the certificate so that a reader can see it (CALIBRATION, "Certifying what is acted on").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from cascade_calib.labelled import Loaded, content_sha256
+from cascade_runtime.errors import ConfigError
+from cascade_train.checkpoint import write_atomic
+
+LEDGER = "calibration_uses.json"
+
+
+def count_use(run: Path, data: Loaded) -> int:
+    """Record one more use of these images and return how many that makes.
+
+    Raises:
+        ConfigError: the ledger is damaged.
+    """
+    path = run / LEDGER
+    uses: dict[str, int] = {}
+    if path.exists():
+        try:
+            uses = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path} is damaged ({error}); restore it") from error
+    digest = content_sha256(data.pixels, data.labels)
+    uses[digest] = uses.get(digest, 0) + 1
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(uses), indent=2) + b"\n")
+    return uses[digest]

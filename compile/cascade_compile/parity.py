@@ -1,0 +1,106 @@
+"""Does the engine say what the network says? Differences and decision flips, on real images.
+
+In: the float32 network, the loaded engine stages, images. Out: `Parity`, per batch size 1, 3 and 8
+(batch is the free axis, so an engine must be right at more than one). Limits are a share of the
+largest float32 logit, by precision: rounding differs between engines, wiring does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cascade_runtime.decision import ExitOutputs, decide
+from cascade_runtime.manifest import Decision
+from cascade_runtime.stages import Stages
+from cascade_train.exits import CascadeModel
+from cascade_train.loop import predict
+
+BATCHES = (1, 3, 8)
+LIMITS = {"fp32": 1e-3, "bf16": 0.1}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest and mean difference to float32, and the share of the logits' range it may reach."""
+
+    images: int
+    max_difference: float
+    mean_difference: float
+    scale: float
+    limit: float
+    engine: dict[int, list[ExitOutputs]]
+    reference: list[ExitOutputs]
+
+    @property
+    def ok(self) -> bool:
+        """Within the limit; a NaN is not."""
+        return self.max_difference <= self.limit * self.scale
+
+    def flips(self, decision: Decision) -> int:
+        """Images whose decision differs from the float32 network's at any of the batch sizes."""
+        wanted = decide(self.reference, decision)
+        flipped = np.zeros(self.images, dtype=np.bool_)
+        for exits in self.engine.values():
+            flipped |= decide(exits, decision).label != wanted.label
+        return int(flipped.sum())
+
+    def figures(self, decision: Decision) -> dict[str, float]:
+        """What the manifest records."""
+        return {
+            "images": float(self.images),
+            "max_difference": round(self.max_difference, 9),
+            "mean_difference": round(self.mean_difference, 9),
+            "largest_logit": round(self.scale, 6),
+            "limit": self.limit,
+            "decision_flips": float(self.flips(decision)),
+        }
+
+
+def measure(
+    model: CascadeModel, stages: Stages, pixels: npt.NDArray[np.uint8], precision: str
+) -> Parity:
+    """Run network and engine over the same images.
+
+    Args:
+        pixels: uint8 [N, H, W, 3].
+    """
+    with torch.no_grad():
+        logits, gates = predict(model, pixels, bf16=False)
+    reference = [ExitOutputs(*pair) for pair in zip(logits, gates, strict=True)]
+    engine = {batch: _in_batches(stages, pixels, batch) for batch in BATCHES}
+    differences = np.concatenate(
+        [
+            np.abs(ours - theirs).ravel()
+            for exits in engine.values()
+            for out, ref in zip(exits, reference, strict=True)
+            for ours, theirs in ((out.logits, ref.logits), (out.gate, ref.gate))
+        ]
+    )
+    return Parity(
+        images=len(pixels),
+        max_difference=float(differences.max()),
+        mean_difference=float(differences.mean()),
+        scale=max(1.0, float(np.abs(logits).max()), float(np.abs(gates).max())),
+        limit=LIMITS[precision],
+        engine=engine,
+        reference=reference,
+    )
+
+
+def _in_batches(stages: Stages, pixels: npt.NDArray[np.uint8], batch: int) -> list[ExitOutputs]:
+    """Every exit over all images, `batch` at a time, never cut smaller but at the end."""
+    whole = Stages(stages.engines, batch_sizes=sorted({1, batch}))
+    parts: Sequence[list[ExitOutputs]] = [
+        whole.forward_all(pixels[start : start + batch]) for start in range(0, len(pixels), batch)
+    ]
+    return [
+        ExitOutputs(
+            np.concatenate([p.logits for p in exits]), np.concatenate([p.gate for p in exits])
+        )
+        for exits in zip(*parts, strict=True)
+    ]

@@ -1,0 +1,222 @@
+"""Open a certified bundle and classify images: the runtime in one class.
+
+In: a bundle, and images as paths, file bytes or arrays. Out: one `Result` an image, deferred ones
+included, in the order given. One bad image fails alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cascade_runtime import engines
+from cascade_runtime.bundle import GOLDEN, Bundle
+from cascade_runtime.decision import Reason, Verdict
+from cascade_runtime.errors import ImageError, TargetError
+from cascade_runtime.golden import load_golden
+from cascade_runtime.golden import self_test as run_golden
+from cascade_runtime.manifest import Certificate, Decision, Manifest, Preprocess
+from cascade_runtime.preprocess import ImageLike, Pixels, load_image, printable
+from cascade_runtime.stages import Stages, load_stages
+
+REASONS = {
+    Reason.ACTED: "acted",
+    Reason.BELOW_THRESHOLD: "below threshold",
+    Reason.AMBIGUOUS: "ambiguous",
+    Reason.EMPTY: "empty set",
+    Reason.NOT_FINITE: "not finite",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the cascade says of one image; `decision` is None where it defers."""
+
+    name: str  # the path, or "image 3" for bytes and arrays
+    decision: str | None  # the class acted on
+    label: int  # its index, -1 when deferred
+    set: tuple[str, ...]  # the prediction set of the exit that was final
+    p: float  # probability of the second class there
+    score: float  # the exit score there, 0..1, higher is more trusted
+    stage: int  # the exit that was final; -1 when the image could not be read
+    reason: str  # "acted", or why it was deferred
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; a float that JSON has no word for becomes None."""
+        values = asdict(self)
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+
+
+class Cascade:
+    """A bundle on one of its targets, ready to answer; threads may share it.
+
+    Attributes:
+        target, why: the target in use, and a sentence on why it is that one.
+        manifest, certificate, decision, preprocess: what the bundle says, of this target.
+        stages: the engines, for whoever measures or certifies them.
+    """
+
+    def __init__(self, bundle: Bundle, target: str, why: str, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.target = target
+        self.why = why
+        self.threads = threads
+        self.stages: Stages = load_stages(bundle.manifest, target, bundle.read, threads)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        target: str = "auto",
+        *,
+        threads: int | None = None,
+        self_test: bool = False,
+        warm_up: bool = True,
+    ) -> Cascade:
+        """Verify a bundle, choose a target, load its engines.
+
+        Args:
+            target: a name of the manifest, or "auto": the fastest one that can run here.
+            threads: CPU threads of an engine and of image decoding; None takes every core.
+            self_test: also run the golden vectors, and refuse a machine that answers otherwise.
+            warm_up: run every batch size once, so that first answers are as quick as later ones.
+
+        Raises:
+            BundleError: damaged, foreign, or not what was certified.
+            TargetError: the target, or every target, cannot run here.
+        """
+        bundle = Bundle.open(path)
+        name, why = choose_target(bundle.manifest, target)
+        cascade = cls(bundle, name, why, threads)
+        if self_test:
+            golden = load_golden(bundle.read(GOLDEN))
+            run_golden(cascade.stages, cascade.decision, golden, name)
+        if warm_up:
+            cascade.stages.warm_up(cascade.preprocess.height, cascade.preprocess.width)
+        return cascade
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def decision(self) -> Decision:
+        return self.manifest.decision[self.target]
+
+    @property
+    def certificate(self) -> Certificate:
+        return self.manifest.certificates[self.target]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.manifest.preprocess
+
+    def classify(self, images: Iterable[ImageLike], batch_size: int = 32) -> list[Result]:
+        """Decide a list of images.
+
+        Args:
+            images: paths, file bytes, or uint8 [H, W], [H, W, 3] or [H, W, 4] arrays, mixed freely.
+            batch_size: how many are decoded and run together.
+
+        Raises:
+            TypeError: one image was passed instead of a list.
+        """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise TypeError(f"images is one {type(images).__name__}; pass a list, [image]")
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            raise TypeError(f"images is one array {images.shape}; pass a list, [image]")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+        everything = list(images)
+        results: list[Result] = []
+        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
+            for start in range(0, len(everything), batch_size):
+                batch = everything[start : start + batch_size]
+                names = [_name(image, start + index) for index, image in enumerate(batch)]
+                # Pillow decodes outside the interpreter lock, so threads share the work.
+                loaded = list(pool.map(self._load, batch, names))
+                results += self._decide(names, loaded)
+        return results
+
+    def _load(self, image: ImageLike, name: str) -> Pixels | ImageError:
+        try:
+            return load_image(image, self.preprocess, printable(name))
+        except ImageError as error:
+            return error
+
+    def _decide(self, names: Sequence[str], loaded: Sequence[Pixels | ImageError]) -> list[Result]:
+        results = [_unreadable(name, error) for name, error in zip(names, loaded, strict=True)]
+        rows = [row for row, image in enumerate(loaded) if isinstance(image, np.ndarray)]
+        if rows:
+            pixels = np.stack([image for image in loaded if isinstance(image, np.ndarray)])
+            verdict = self.stages.forward(pixels, self.decision)
+            for index, row in enumerate(rows):
+                results[row] = self._result(names[row], verdict, index)
+        return results
+
+    def _result(self, name: str, verdict: Verdict, row: int) -> Result:
+        classes = self.manifest.model.classes
+        label = int(verdict.label[row])
+        return Result(
+            name=name,
+            decision=classes[label] if label >= 0 else None,
+            label=label,
+            set=tuple(c for c, member in zip(classes, verdict.in_set[row], strict=True) if member),
+            p=sigmoid(float(verdict.margin[row])),
+            score=sigmoid(float(verdict.score_logit[row])),
+            stage=int(verdict.stage[row]),
+            reason=REASONS[Reason(int(verdict.reason[row]))],
+        )
+
+
+def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:
+    """The target to run and a sentence on why, naming the ones passed over.
+
+    Raises:
+        TargetError: `wanted` is not in the bundle, or it, or every target, cannot run here.
+    """
+    if wanted != "auto":
+        if wanted not in manifest.targets:
+            known = ", ".join(manifest.targets)
+            raise TargetError(f"target {wanted!r} is not in this bundle, which has: {known}")
+        reason = engines.unavailable(manifest.targets[wanted])
+        if reason is not None:
+            raise TargetError(f"target {wanted!r} cannot run here: {reason}")
+        return wanted, f"{wanted} was asked for"
+    by_speed = sorted(manifest.targets, key=lambda name: -manifest.targets[name].images_per_s)
+    reasons = {name: engines.unavailable(manifest.targets[name]) for name in by_speed}
+    skipped = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+    runnable = [name for name in by_speed if reasons[name] is None]
+    if not runnable:
+        raise TargetError(f"no target of this bundle can run here: {skipped}")
+    speed = manifest.targets[runnable[0]].images_per_s
+    why = f"{runnable[0]} is the fastest that can run here ({speed:.0f} images/s when built)"
+    return runnable[0], f"{why}; skipped {skipped}" if skipped else why
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^-x) without overflow; NaN stays NaN."""
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    power = math.exp(x)
+    return power / (1.0 + power)
+
+
+def _name(image: ImageLike, index: int) -> str:
+    if isinstance(image, bytes | np.ndarray):
+        return f"image {index}"
+    return os.fspath(image)
+
+
+def _unreadable(name: str, error: Pixels | ImageError) -> Result:
+    reason = "unreadable: " + str(error).removeprefix(f"{printable(name)}: ")
+    return Result(name, None, -1, (), math.nan, math.nan, -1, reason)

@@ -1,0 +1,223 @@
+"""`cascade-run`: classify images with a bundle, look into it, verify it.
+
+Results go to stdout, everything else to stderr. Exit status: 0 done (deferred images are answers),
+1 the bundle, the target or the machine is at fault, 2 the command line is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cascade_runtime.errors import CascadeError, ConfigError, TargetError
+
+if TYPE_CHECKING:
+    from cascade_runtime.cascade import Result
+    from cascade_runtime.manifest import Certificate, Manifest
+
+_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+_bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def main() -> None:
+    """The console script: an error of the input is one line, a bug is a traceback."""
+    try:
+        cli()
+    except CascadeError as error:
+        click.echo("error: " + " ".join(str(error).split()), err=True)
+        sys.exit(1)
+
+
+@click.group()
+@click.version_option(package_name="cascade-edge")
+def cli() -> None:
+    """Answer from a certified bundle: act on an image, or defer it."""
+
+
+@cli.command()
+@_bundle
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default every core.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@_json
+def classify(
+    bundle: Path,
+    images: tuple[Path, ...],
+    target: str,
+    threads: int | None,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Classify IMAGES, files or folders of them, one line an image.
+
+    An image that cannot be read, or that the cascade is not sure of, is deferred and says why.
+    """
+    from cascade_runtime.cascade import Cascade
+
+    paths = list(_image_files(images))
+    cascade = Cascade.open(bundle, target, threads=threads, warm_up=False)
+    width = max(len(str(path)) for path in paths)
+    acted = unreadable = 0
+    started = time.perf_counter()
+    for start in range(0, len(paths), batch_size):
+        for result in cascade.classify(paths[start : start + batch_size], batch_size):
+            click.echo(_as_json(result) if as_json else _as_text(result, width))
+            acted += result.decision is not None
+            unreadable += result.stage < 0
+    seconds = time.perf_counter() - started
+    click.echo(
+        f"{len(paths)} images: {acted} acted on ({acted / len(paths):.1%}), "
+        f"{len(paths) - acted - unreadable} deferred, {unreadable} unreadable; "
+        f"{len(paths) / seconds:.0f} images/s; {cascade.why}",
+        err=True,
+    )
+
+
+@cli.command()
+@_bundle
+@_json
+def info(bundle: Path, as_json: bool) -> None:
+    """Say what BUNDLE holds, what is promised, and which target would run here."""
+    from cascade_runtime import engines
+    from cascade_runtime.bundle import Bundle
+    from cascade_runtime.cascade import choose_target
+
+    manifest = Bundle.open(bundle).manifest
+    blocked = {name: engines.unavailable(target) for name, target in manifest.targets.items()}
+    try:
+        chosen, why = choose_target(manifest)
+    except TargetError as error:
+        chosen, why = None, str(error)
+    if as_json:
+        from cascade_runtime.manifest import encode
+
+        here = {"auto": chosen, "why": why, "unavailable": blocked}
+        click.echo(json.dumps({"manifest": json.loads(encode(manifest)), "here": here}))
+        return
+    _print_model(manifest)
+    for name, target in manifest.targets.items():
+        state = "runs here" if blocked[name] is None else f"cannot run here: {blocked[name]}"
+        click.echo(f"\n{name}  {target.images_per_s:.0f} images/s when built; {state}")
+        for line in certificate_in_words(manifest.certificates[name]):
+            click.echo(f"  {line}")
+    click.echo(f"\nauto: {why}")
+
+
+@cli.command()
+@_bundle
+@click.option("--golden", is_flag=True, help="Also run the golden vectors on every target.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default every core.")
+def verify(bundle: Path, golden: bool, threads: int | None) -> None:
+    """Check every byte of BUNDLE and that each certificate is about the engines in it."""
+    from cascade_runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    click.echo(f"{len(opened.hashes)} files have the hashes they were sealed with")
+    click.echo(f"{len(manifest.targets)} certificates are about the engines and the decision here")
+    if not golden:
+        return
+    from cascade_runtime import engines
+    from cascade_runtime.bundle import GOLDEN
+    from cascade_runtime.golden import load_golden, self_test
+    from cascade_runtime.stages import load_stages
+
+    vectors = load_golden(opened.read(GOLDEN))
+    ran = 0
+    for name, target in manifest.targets.items():
+        reason = engines.unavailable(target)
+        if reason is not None:
+            click.echo(f"{name}: skipped, {reason}")
+            continue
+        stages = load_stages(manifest, name, opened.read, threads)
+        self_test(stages, manifest.decision[name], vectors, name)
+        click.echo(f"{name}: answers {len(vectors.images)} golden images as recorded")
+        ran += 1
+    if not ran:
+        raise TargetError(f"{bundle}: no target can run here, the golden vectors were not checked")
+
+
+@cli.command()
+@_json
+def targets(as_json: bool) -> None:
+    """List what this machine can run, and how to get what it cannot."""
+    from cascade_runtime import engines
+
+    found: dict[str, str | None] = {}
+    for name in engines.BACKENDS:
+        module = engines.backend(name)
+        for precision, device in module.TARGETS:
+            reason = module.unavailable(precision, device)
+            found[f"{name}/{precision}/{device}"] = reason
+    if as_json:
+        click.echo(json.dumps({"targets": found}))
+        return
+    width = max(map(len, found))
+    for name, reason in found.items():
+        version = engines.backend(name.split("/")[0]).version() if reason is None else ""
+        click.echo(f"{name:{width}}  " + (f"yes, {version}" if reason is None else f"no: {reason}"))
+
+
+def certificate_in_words(certificate: Certificate) -> Iterator[str]:
+    """What was proven of a target, as lines for a person."""
+    c = certificate
+    yield f"{c.status}: {c.promise}"
+    if c.advice:
+        yield c.advice
+    yield (
+        f"measured on {c.n} images: acted on {c.accepted} ({c.coverage:.1%}, at least "
+        f"{c.coverage_lower:.1%}), {c.errors} errors, risk at most {c.risk_upper:.2%} "
+        f"(alpha {c.alpha:g}, delta {c.delta:g}, {c.method})"
+    )
+
+
+def _print_model(manifest: Manifest) -> None:
+    model, size = manifest.model, manifest.preprocess
+    click.echo(
+        f"{model.name}: {' or '.join(model.classes)}; {model.preset}, "
+        f"{model.parameters / 1e6:.1f} M parameters, {len(manifest.stages)} stages, "
+        f"{size.width} x {size.height} pixels"
+    )
+    made = manifest.made_by
+    click.echo(f"made {made.created} by cascade-edge {made.version}: {made.command}")
+
+
+def _image_files(places: Iterable[Path]) -> Iterator[Path]:
+    """Each file as given, and every image below a folder in name order."""
+    for place in places:
+        if not place.is_dir():
+            yield place
+            continue
+        inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in _SUFFIXES]
+        if not inside:
+            raise ConfigError(f"{place}: no images in this folder ({' '.join(sorted(_SUFFIXES))})")
+        yield from inside
+
+
+def _as_json(result: Result) -> str:
+    values = result.to_dict()
+    return json.dumps({"path": values.pop("name"), **values})
+
+
+def _as_text(result: Result, width: int) -> str:
+    from cascade_runtime.preprocess import printable
+
+    name = printable(result.name)
+    answer = result.decision if result.decision is not None else f"deferred: {result.reason}"
+    if result.stage < 0:
+        return f"{name:{width}}  {answer}"
+    return f"{name:{width}}  {answer:26}  p {result.p:.4f}  stage {result.stage}"
+
+
+if __name__ == "__main__":
+    main()

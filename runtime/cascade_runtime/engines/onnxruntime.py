@@ -1,0 +1,84 @@
+"""ONNX Runtime on the CPU.
+
+In: the bytes of `stageN.onnx`, and of its external weight files where it has some. Out: an
+`Engine`. API: onnxruntime.ai/docs/api/python.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_runtime.errors import TargetError
+
+TARGETS = (("fp32", "cpu"),)
+
+# A folder that cannot exist: external weights come from verified bytes and from nowhere else.
+_NOWHERE = f"{os.devnull}/nowhere"
+
+
+def unavailable(precision: str, device: str) -> str | None:
+    """Why this machine cannot run `precision` on `device`, or None."""
+    if (precision, device) not in TARGETS:
+        return f"onnxruntime runs {TARGETS[0]} here, not ({precision!r}, {device!r})"
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed; pip install onnxruntime"
+    return None
+
+
+def version() -> str:
+    """The library and its version, as recorded beside measurements."""
+    return f"onnxruntime {installed_version('onnxruntime')}"
+
+
+def load(
+    files: Mapping[str, bytes],
+    main: str,
+    *,
+    precision: str,
+    device: str,
+    threads: int | None,
+) -> OnnxRuntimeEngine:
+    """Make a session from memory; see `engines.load`."""
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # a failure is reported once, by the exception
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    # Idle worker threads of one stage must not take the cores from the next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", _NOWHERE
+    )
+    folder = main.rpartition("/")[0] + "/" if "/" in main else ""
+    extra = {path.removeprefix(folder): data for path, data in files.items() if path != main}
+    if extra:
+        options.add_external_initializers_from_files_in_memory(
+            list(extra), list(extra.values()), [len(data) for data in extra.values()]
+        )
+    try:
+        session = ort.InferenceSession(files[main], options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises a different type for each status code
+        raise TargetError(f"{main}: {version()} cannot load it ({error})") from error
+    return OnnxRuntimeEngine(session)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session; `Run` is thread-safe and gives fresh arrays."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+        values = self._session.run(self._outputs, {self._input: batch})
+        return dict(zip(self._outputs, values, strict=True))

@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+from fractions import Fraction
+from io import StringIO
+
+import msgspec
+import numpy as np
+import pytest
+from populations import from_margins, honest
+from rich.console import Console
+
+from cascade_calib.certify import Request, certify
+from cascade_calib.evaluate import conclusion, evaluate_collected, tables
+from cascade_runtime.manifest import Preprocess
+
+REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
+
+
+@pytest.fixture(scope="module")
+def certified():
+    rng = np.random.default_rng(0)
+    return certify(
+        honest(600, rng, 2),
+        honest(1500, rng, 2),
+        stage_costs=(1.0, 1.0),
+        request=REQUEST,
+        preprocess=Preprocess(height=8, width=8),
+        engines={},
+    )
+
+
+def look(seen, certified, **more):
+    decision, certificate = certified
+    return evaluate_collected(
+        seen, decision, certificate, target="t", classes=("clear", "roadwork"), **more
+    )
+
+
+def test_counts_add_up_and_intervals_enclose_their_values(certified):
+    result = look(honest(2000, np.random.default_rng(1), 2), certified)
+    assert result.coverage.part == result.risk.of == sum(x.answered for x in result.exits)
+    assert result.risk.part == sum(x.errors for x in result.exits)
+    assert result.fnr.part + result.fpr.part == result.risk.part
+    assert result.fnr.of + result.fpr.of == result.risk.of
+    for x in (result.coverage, result.risk, result.fnr, result.fpr, result.full_accuracy):
+        assert x.interval.low < x.value < x.interval.high
+    assert result.full_accuracy.value == pytest.approx(0.75, abs=0.04)
+    assert result.promise == "held"
+
+
+def test_fnr_counts_positives_called_negative(certified):
+    labels = np.array([1, 1, 1, 0])
+    margins = np.array([9.0, 9.0, -9.0, -9.0])
+    result = look(from_margins([margins, margins], labels), certified)
+    assert (result.fnr.part, result.fnr.of) == (1, 3)
+    assert (result.fpr.part, result.fpr.of) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n", "says"),
+    [(5, 100, "held"), (12, 100, "not contradicted"), (30, 100, "contradicted")],
+)
+def test_promise_is_judged_with_allowance_for_chance(certified, wrong, n, says):
+    labels = np.ones(n)
+    margins = np.where(np.arange(n) < wrong, -9.0, 9.0)
+    result = look(from_margins([margins, margins], labels), certified)
+    assert result.promise == says
+    assert f"{wrong} % of the {n} images" in conclusion(result)
+
+
+def test_infeasible_target_carries_no_promise(certified):
+    decision, certificate = certified
+    closed = msgspec.structs.replace(
+        decision,
+        exits=tuple(msgspec.structs.replace(r, tau_logit=None) for r in decision.exits),
+    )
+    never = (closed, msgspec.structs.replace(certificate, status="INFEASIBLE"))
+    result = look(honest(100, np.random.default_rng(2), 2), never)
+    assert result.promise == "no promise"
+    assert result.to_dict()["risk"]["value"] is None
+    assert "defers every image" in conclusion(result)
+
+
+def test_calibration_images_are_recognised(certified):
+    seen = honest(300, np.random.default_rng(3), 2)
+    decision, certificate = certified
+    own = msgspec.structs.replace(certificate, calibration_sha256=seen.content_sha256)
+    assert "confirms nothing" in conclusion(look(seen, (decision, own)))
+    assert "confirms nothing" not in conclusion(look(seen, certified))
+
+
+def test_groups_widen_the_intervals(certified):
+    seen = honest(400, np.random.default_rng(4), 2)
+    order = np.argsort(np.abs(seen.exits[0].gate))  # neighbours alike, as frames of a video are
+    seen = replace(seen, exits=[out.take(order) for out in seen.exits], labels=seen.labels[order])
+    grouped = replace(seen, groups=tuple(f"v{i // 40}" for i in range(400)))
+    alone, together = look(seen, certified).coverage, look(grouped, certified).coverage
+    width = together.interval.high - together.interval.low
+    assert width > 1.5 * (alone.interval.high - alone.interval.low)
+
+
+def test_json_is_valid_and_tables_name_the_classes(certified):
+    result = look(honest(200, np.random.default_rng(5), 2), certified, skipped=3)
+    back = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert back["risk"]["of"] == result.risk.of
+    assert set(back["coverage"]["interval"]) == {"low", "high"}
+    text = StringIO()
+    console = Console(file=text, width=110)
+    for table in tables(result):
+        console.print(table)
+    assert "roadwork called clear" in text.getvalue()
+    assert "3 images could not be read" in conclusion(result)
+
+
+def test_outputs_that_are_not_finite_are_counted(certified):
+    seen = honest(200, np.random.default_rng(6), 2)
+    for out in seen.exits:
+        out.logits[:5] = np.nan
+    result = look(seen, certified)
+    assert result.not_finite == 5
+    assert result.coverage.part <= 195

@@ -1,0 +1,239 @@
+"""A run folder: what training writes and what compiling, resuming and `--init` read.
+
+    RUN/config.json             RunConfig: network, data, settings, provenance
+    RUN/splits.json             who is in which split
+    RUN/log.jsonl               one line an epoch
+    RUN/model.safetensors       the selected weights (full training), or
+    RUN/adapter/                the selected adapters and heads (adapter training)
+    RUN/last.safetensors        everything a resumed run needs; settings in its header
+
+Files are written under a temporary name and renamed. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cascade_runtime.errors import ConfigError
+from cascade_runtime.manifest import MadeBy, Preprocess
+from cascade_train.adapters import AdapterConfig, load_adapter, merge, save_adapter
+from cascade_train.backbone import build_backbone
+from cascade_train.exits import CascadeModel
+from cascade_train.presets import preset
+
+FORMAT = "cascade-edge.run"
+
+
+class InitFrom(msgspec.Struct, frozen=True):
+    """The earlier run whose merged weights this one started from."""
+
+    path: str
+    weights_sha256: str
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`config.json`. `fit` holds the training settings as plain JSON, for the record."""
+
+    format: str = FORMAT
+    version: int = 1
+    preset: str
+    exits: tuple[int, ...]
+    preprocess: Preprocess
+    classes: tuple[str, str]
+    data: str
+    weights: str = "random"
+    init: InitFrom | None = None
+    adapter: AdapterConfig | None = None
+    fit: dict[str, Any]
+    made_by: MadeBy
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """Write config.json."""
+    data = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+    write_atomic(run / "config.json", data)
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read config.json.
+
+    Raises:
+        ConfigError: no run folder, or not one of ours.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run} is no run folder (no config.json); make one with cascade-train fit"
+        )
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=RunConfig)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if config.format != FORMAT or config.version != 1:
+        raise ConfigError(f"{path}: unknown format {config.format!r} version {config.version}")
+    return config
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write under a temporary name, flush to disk, rename."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, header)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_selected(run: Path, model: nn.Module) -> None:
+    """Write the weights that ship: the whole network, or adapters and heads alone."""
+    if isinstance(model, PeftModel):
+        temporary = run / ".adapter.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_adapter(model, temporary)
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model-card form, never filled
+        old = run / ".adapter.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if (run / "adapter").exists():
+            (run / "adapter").rename(old)
+        temporary.rename(run / "adapter")
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        save_tensors(run / "model.safetensors", dict(model.state_dict()))
+
+
+def weights_sha256(run: Path) -> str:
+    """SHA-256 of the run's selected weights file."""
+    path = run / "model.safetensors"
+    if not path.exists():
+        path = run / "adapter" / "adapter_model.safetensors"
+    if not path.exists():
+        raise ConfigError(f"{run} holds no finished weights yet; let cascade-train fit end first")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_network(run: Path) -> tuple[CascadeModel, RunConfig]:
+    """The run's selected network in float32 and eval mode, adapters merged, and its config.
+
+    Raises:
+        ConfigError: weights missing, damaged, not fitting, or an `--init` run that has changed.
+    """
+    config = read_config(run)
+    weights_sha256(run)  # says so when nothing is there
+    if config.adapter is not None:
+        model = merge(load_adapter(start_network(run, config), run / "adapter"))
+    else:
+        model = _network(config, "random")
+        load_exact(model, run / "model.safetensors")
+    return model.float().eval(), config
+
+
+def start_network(run: Path, config: RunConfig) -> CascadeModel:
+    """The network that a run starts from: an earlier run's, or its preset with its weights."""
+    if config.init is None:
+        return _network(config, config.weights)
+    return _load_init(run, config.init)
+
+
+def _network(config: RunConfig, weights: str) -> CascadeModel:
+    size = config.preprocess.height
+    backbone = build_backbone(preset(config.preset), image_size=size, weights=weights)
+    return CascadeModel(backbone, config.exits)
+
+
+def _load_init(run: Path, init: InitFrom) -> CascadeModel:
+    """The earlier run's network; refuses one that has changed since."""
+    base_run = (run / init.path).resolve()
+    if weights_sha256(base_run) != init.weights_sha256:
+        raise ConfigError(
+            f"{base_run} is not the base that {run} was adapted from (its weights have changed); "
+            "restore it, or run the adaptation again"
+        )
+    return load_network(base_run)[0]
+
+
+def load_exact(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file whose keys and shapes must be exactly the model's."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    wanted = model.state_dict()
+    wrong = set(wanted) ^ set(state) or {k for k in wanted if wanted[k].shape != state[k].shape}
+    if wrong:
+        raise ConfigError(f"{path}: does not fit the network, first at {min(wrong)!r}")
+    model.load_state_dict(state)
+
+
+def save_state(
+    run: Path,
+    model: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    notes: dict[str, Any],
+) -> None:
+    """Write last.safetensors: trainable weights, their average, and the optimiser's moments."""
+    tensors = {f"model/{k}": v for k, v in trainable(model).items()}
+    tensors |= {f"ema/{k}": v.clone() for k, v in trainable(ema).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
+    save_tensors(run / "last.safetensors", tensors, {"notes": json.dumps(notes)})
+
+
+def load_state(
+    run: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what `save_state` wrote, in place; returns its notes."""
+    path = run / "last.safetensors"
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            notes: dict[str, Any] = json.loads(file.metadata()["notes"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot resume from it ({error}); start again") from error
+    for prefix, target in (("model", model), ("ema", ema)):
+        for name, parameter in trainable(target).items():
+            parameter.data.copy_(tensors[f"{prefix}/{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return notes
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training moves, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,120 @@
+"""The cascade network: a DINOv3 backbone with classifier, gate and auxiliary heads at its exits.
+
+In: uint8 pixels [B, H, W, 3]. Out: one `ExitLogits` an exit. Scaling by mean and standard
+deviation is part of the network, so that the exported engine takes raw pixels.
+Heads follow SelectiveNet (arXiv 1901.09192): prediction, selection and auxiliary head; here every
+exit has all three, and the gate is trained to predict whether its own classifier is right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DINOv3ViTModel
+
+from cascade_runtime.errors import ConfigError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ExitLogits:
+    """One exit's raw outputs: logits [B, 2], gate [B], auxiliary [B, 2]."""
+
+    logits: Tensor
+    gate: Tensor
+    auxiliary: Tensor
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] with ImageNet mean and standard deviation."""
+    scale = torch.tensor([1.0 / (255.0 * s) for s in STD], device=pixels.device)
+    shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=pixels.device)
+    return (pixels.to(torch.float32) * scale - shift).permute(0, 3, 1, 2)
+
+
+class ExitHeads(nn.Module):
+    """Classifier, gate and auxiliary head over the class token and the mean patch token."""
+
+    def __init__(self, width: int, prefix_tokens: int) -> None:
+        super().__init__()
+        self.prefix_tokens = prefix_tokens
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(2 * width, 2)
+        self.gate = nn.Sequential(
+            nn.Linear(2 * width, width // 2), nn.GELU(), nn.Linear(width // 2, 1)
+        )
+        self.auxiliary = nn.Linear(width, 2)
+
+    def features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token and mean patch token [B, 2 D], and the mean patch token alone [B, D]."""
+        tokens = self.norm(tokens)
+        mean = tokens[:, self.prefix_tokens :].mean(dim=1)
+        return torch.cat([tokens[:, 0], mean], dim=1), mean
+
+    def answer(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What ships: logits [B, 2] and gate [B]. The auxiliary head is training only."""
+        features, _ = self.features(tokens)
+        return self.classifier(features), self.gate(features)[:, 0]
+
+    def forward(self, tokens: Tensor) -> ExitLogits:
+        features, mean = self.features(tokens)
+        gate = self.gate(features.detach())[:, 0]  # the gate reads the features, never shapes them
+        return ExitLogits(self.classifier(features), gate, self.auxiliary(mean))
+
+
+class Exits(nn.Module):
+    """All exits' heads as one module, so that an adapter can train and save them whole."""
+
+    def __init__(self, count: int, width: int, prefix_tokens: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(ExitHeads(width, prefix_tokens) for _ in range(count))
+
+    def forward(self, hidden: list[Tensor]) -> list[ExitLogits]:
+        return [head(tokens) for head, tokens in zip(self.heads, hidden, strict=True)]
+
+
+class CascadeModel(nn.Module):
+    """Backbone and exits. `exit_blocks` are block counts: (2, 6) answers after blocks 2 and 6."""
+
+    def __init__(self, backbone: DINOv3ViTModel, exit_blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        config = backbone.config
+        check_exits(exit_blocks, config.num_hidden_layers)
+        self.exit_blocks = tuple(exit_blocks)
+        self.backbone = backbone
+        prefix = 1 + config.num_register_tokens
+        self.exits = Exits(len(exit_blocks), config.hidden_size, prefix)
+        for head in self.exits.heads:  # start from the norm the backbone was trained with
+            head.norm.load_state_dict(backbone.norm.state_dict())
+            head.norm.eps = config.layer_norm_eps
+
+    def forward(self, pixels: Tensor) -> list[ExitLogits]:
+        """Args: pixels uint8 [B, H, W, 3]. Returns one `ExitLogits` an exit, first exit first."""
+        images = normalize(pixels)
+        tokens = self.backbone.embeddings(images)
+        positions = self.backbone.rope_embeddings(images)
+        hidden = []
+        for index, block in enumerate(self.backbone.model.layer[: self.exit_blocks[-1]], start=1):
+            tokens = block(tokens, position_embeddings=positions)
+            if index in self.exit_blocks:
+                hidden.append(tokens)
+        return self.exits(hidden)
+
+
+def check_exits(exit_blocks: tuple[int, ...], blocks: int) -> None:
+    """Exits are distinct block counts in rising order, the last one within the backbone.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    rising = all(a < b for a, b in itertools.pairwise(exit_blocks))
+    if not exit_blocks or not rising or exit_blocks[0] < 1 or exit_blocks[-1] > blocks:
+        raise ConfigError(
+            f"exits {','.join(map(str, exit_blocks)) or '(none)'}: give rising block counts "
+            f"between 1 and {blocks}, for example {max(1, blocks // 3)},{blocks}"
+        )

@@ -1,0 +1,214 @@
+"""`cascade-train fit`: from a data source to a run folder.
+
+In: a `FitRequest`. Out: RUN with the selected weights (`checkpoint` says which files). The way:
+split the images, build the network (new, from weights, or from an earlier run, with or without an
+adapter), train, and say what was reached on `val_select`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from cascade_calib.labelled import Loaded, Progress
+from cascade_calib.provenance import made_by
+from cascade_runtime.errors import ConfigError
+from cascade_runtime.manifest import Preprocess
+from cascade_train import checkpoint
+from cascade_train.adapters import AdapterConfig, add_adapter, trainable_share
+from cascade_train.backbone import build_backbone
+from cascade_train.checkpoint import InitFrom, RunConfig
+from cascade_train.data.contact_sheet import contact_sheet
+from cascade_train.data.sources import SPLITS_NAME, load_split_pixels, load_splits, prepare
+from cascade_train.data.splits import DEFAULT_FRACTIONS
+from cascade_train.exits import CascadeModel, check_exits
+from cascade_train.loop import Epoch, FitConfig, fit
+from cascade_train.presets import preset
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What `fit` was asked for; None means "as the preset, or as the earlier run, has it"."""
+
+    data: str
+    out: Path
+    preset: str | None = None
+    exits: tuple[int, ...] | None = None
+    image_size: int | None = None
+    weights: str = "random"
+    init: Path | None = None
+    adapter: AdapterConfig | None = None
+    fractions: tuple[float, ...] | None = None
+    positive: str | None = None
+    threads: int | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training gave: the log, the selected epoch, and the parameter counts."""
+
+    log: list[Epoch]
+    best: Epoch
+    trainable: int
+    parameters: int
+
+
+Say = Callable[[str], None]
+
+
+def run_fit(
+    request: FitRequest, config: FitConfig, *, progress: Progress | None = None, say: Say = print
+) -> FitResult:
+    """Train as requested.
+
+    Args:
+        say: gets one line a step for people.
+
+    Raises:
+        ConfigError, DataError: what was asked for cannot be done; the message says why.
+    """
+    torch.set_num_threads(request.threads or len(os.sched_getaffinity(0)))
+    torch.manual_seed(config.seed)
+    run = request.out
+    _claim(run, request.resume)
+    model, shape = _network(request, config)
+    data = _data(request, shape.preprocess, config.seed, progress, say)
+    train, select = data["train"], data["val_select"]
+    if not request.resume:
+        classes = load_splits(run / SPLITS_NAME).classes
+        contact_sheet(train.pixels, train.labels, classes, run / "contact_sheet.png")
+        checkpoint.write_config(run, msgspec.structs.replace(shape, classes=classes))
+    trainable, parameters = trainable_share(model)
+    say(
+        f"network: {shape.preset}, {parameters / 1e6:.2f} M parameters, exits after blocks "
+        f"{', '.join(map(str, shape.exits))}; training {trainable / 1e6:.2f} M "
+        f"({100 * trainable / parameters:.1f} %) on {len(train)} images"
+    )
+    log = fit(
+        model,
+        train,
+        select,
+        config,
+        run,
+        resume=request.resume,
+        progress=progress,
+        report=lambda epoch: say(_line(epoch, config)),
+    )
+    best = [epoch for epoch in log if epoch.selected][-1]
+    say(f"selected epoch {best.epoch + 1}: {_summary(best)}")
+    if not best.eligible:
+        say(
+            f"warning: no epoch reached a false-negative rate of {config.max_fnr:g} on val_select; "
+            "the one with the lowest rate was kept. Train longer, or raise --max-fnr"
+        )
+    return FitResult(log, best, trainable, parameters)
+
+
+def _claim(run: Path, resume: bool) -> None:
+    """Make the run folder; never write over another run."""
+    exists = (run / "config.json").exists()
+    if resume and not exists:
+        raise ConfigError(f"{run} holds no run to resume; leave --resume out to start one")
+    if exists and not resume:
+        raise ConfigError(
+            f"{run} already holds a run; resume it with --resume or choose another --out"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
+    """The network to train and the run's description (its classes are set once data is read)."""
+    if request.resume:
+        return _resumed(request, config)
+    init = None
+    if request.init is not None:
+        for field in ("preset", "exits", "image_size"):
+            if getattr(request, field) is not None:
+                raise ConfigError(f"{field} comes from the --init run; leave it out")
+        model, base = checkpoint.load_network(request.init)
+        model.train()
+        where = os.path.relpath(request.init.resolve(), request.out.resolve())
+        init = InitFrom(where, checkpoint.weights_sha256(request.init))
+        shape = (base.preset, base.exits, base.preprocess)
+    else:
+        if request.adapter is not None and request.weights == "random":
+            raise ConfigError("an adapter needs trained weights: give --init RUN or --weights")
+        name = preset(request.preset or "tiny")
+        exits = request.exits or name.exits
+        check_exits(exits, name.blocks)
+        backbone = build_backbone(name, image_size=request.image_size, weights=request.weights)
+        size = backbone.config.image_size
+        model = CascadeModel(backbone, exits)
+        shape = (name.name, exits, Preprocess(height=size, width=size))
+    described = RunConfig(
+        preset=shape[0],
+        exits=shape[1],
+        preprocess=shape[2],
+        classes=("", ""),
+        data=request.data,
+        weights=request.weights,
+        init=init,
+        adapter=request.adapter,
+        fit=msgspec.to_builtins(config),
+        made_by=made_by(config.seed),
+    )
+    return (add_adapter(model, request.adapter) if request.adapter else model), described
+
+
+def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
+    """The network of an unfinished run; its settings must be the ones it was started with."""
+    shape = checkpoint.read_config(request.out)
+    asked, had = msgspec.to_builtins(config), shape.fit
+    changed = sorted(key for key in asked if asked[key] != had.get(key))
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"--resume goes on with the settings of {request.out}/config.json, but {key} is "
+            f"{asked[key]!r} now and was {had.get(key)!r}; give the same options as before"
+        )
+    model = checkpoint.start_network(request.out, shape)
+    return (add_adapter(model, shape.adapter) if shape.adapter else model), shape
+
+
+def _data(
+    request: FitRequest, spec: Preprocess, seed: int, progress: Progress | None, say: Say
+) -> dict[str, Loaded]:
+    """`train` and `val_select` in memory, by a new split or the run's own."""
+    path = request.out / SPLITS_NAME
+    if request.resume:
+        names = ("train", "val_select")
+        return {name: load_split_pixels(path, name, spec, progress=progress) for name in names}
+    fractions = DEFAULT_FRACTIONS
+    if request.fractions is not None:
+        fractions = dict(zip(DEFAULT_FRACTIONS, request.fractions, strict=True))
+    prepared = prepare(
+        request.data,
+        request.out,
+        spec,
+        fractions=fractions,
+        seed=seed,
+        positive=request.positive,
+        progress=progress,
+    )
+    say(prepared.summary())
+    return prepared.pixels
+
+
+def _line(epoch: Epoch, config: FitConfig) -> str:
+    mark = "*" if epoch.selected else " "
+    return (
+        f"epoch {epoch.epoch + 1:3d}/{config.epochs} {mark} loss {epoch.loss:.3f}  "
+        f"{_summary(epoch)}  {epoch.images_per_s:.0f} images/s"
+    )
+
+
+def _summary(epoch: Epoch) -> str:
+    accuracy = " / ".join(f"{100 * a:.1f}" for a in epoch.accuracy)
+    return f"accuracy by exit {accuracy} %  AUGRC {epoch.augrc:.5f}  FNR {100 * epoch.fnr:.1f} %"
