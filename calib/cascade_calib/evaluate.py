@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascade_calib.bootstrap import RESAMPLES, Interval, augrc_interval, ratio_intervals
-from cascade_calib.bounds import clopper_pearson_lower
+from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
 from cascade_calib.collect import Collected, Progress, collect
 from cascade_calib.metrics import augrc
 from cascade_calib.words import percent
@@ -245,7 +245,12 @@ def _exit_figures(
 
 
 def _estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
+    """The ratio; where it is exactly 0 or 1, whose resamples all agree, the exact interval."""
     part, of = int(top.sum()), int(bottom.sum())
+    if of and part in (0, of):
+        tail = Fraction(1, 40)  # 2.5 % on either side
+        low, high = clopper_pearson_lower(part, of, tail), clopper_pearson_upper(part, of, tail)
+        interval = Interval(low, high)
     return Estimate(part / of if of else float("nan"), part, of, interval)
 
 

@@ -1,4 +1,4 @@
-"""How far a long command has come, on stderr: bars on a terminal, a line a tenth elsewhere.
+"""How far a long command has come, on stderr: bars on a terminal, elsewhere a line now and then.
 
 In: calls of `report(what, done, total)`. Out: what a person watching sees; stdout stays clean.
 """
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from time import monotonic
 
 from cascade_calib.collect import Progress
+
+LINE_EVERY_S = 10.0
 
 
 @contextmanager
@@ -36,16 +38,17 @@ def shown() -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    last: dict[str, int] = {}
+    """A plain line at the start of what takes long, then every `LINE_EVERY_S` seconds."""
     began: dict[str, float] = {}
+    said: dict[str, float] = {}
 
     def report(what: str, done: int, total: int) -> None:
-        start = began.setdefault(what, monotonic())
-        tenth = 10 * done // max(1, total)
-        if tenth == last.get(what, 0):
+        now = monotonic()
+        start = began.setdefault(what, now)
+        if now - said.setdefault(what, now) < LINE_EVERY_S:
             return
-        last[what] = tenth
-        left = (monotonic() - start) * (total - done) / max(1, done)
+        said[what] = now
+        left = (now - start) * (total - done) / max(1, done)
         print(f"{what}: {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     return report

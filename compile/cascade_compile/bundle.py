@@ -142,7 +142,7 @@ def _build_in(
         format_version=FORMAT_VERSION,
         made_by=made_by(request.seed),
         model=Model(
-            name=request.name or request.out.name.split(".")[0],
+            name=request.name or _stem(request.out),
             preset=config.preset,
             classes=config.classes,
             parameters=sum(stage.parameters for stage in stages),
@@ -185,6 +185,11 @@ def _build_target(
     stages = load_target(target, lambda path: (folder / path).read_bytes(), request.threads)
     select_pixels = data["val_select"].pixels
     compared = parity.measure(model, stages, select_pixels[:PARITY_IMAGES], name.precision)
+    if not compared.finite:  # nothing that --force could record, or anyone could use
+        raise ParityError(
+            f"{name}: engine or network gives outputs that are not numbers on some of the first "
+            f"{compared.images} images of val_select; choose another precision, or train again"
+        )
     if not compared.ok and not request.force:
         raise ParityError(
             f"{name}: the engine differs from the network by {compared.max_difference:.3g} at "
@@ -280,13 +285,18 @@ def _load_data(
     }
 
 
+def _stem(out: Path) -> str:
+    """The model's name when none was given: `--out` without its endings."""
+    return out.name.removesuffix(".zip").removesuffix(".cascade")
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_out(request: BundleRequest) -> None:
     name = request.out.name
-    if not name.endswith((".cascade", ".zip")):
+    if not name.endswith((".cascade", ".zip")) or not _stem(request.out):
         raise ConfigError(f"--out {name!r} must end in .cascade (a folder) or .zip (one file)")
     if not request.out.parent.is_dir():
         raise ConfigError(f"--out: the folder {request.out.parent} does not exist; make it first")
@@ -294,6 +304,11 @@ def _check_out(request: BundleRequest) -> None:
         return
     if not request.overwrite:
         raise ConfigError(f"{request.out} exists; pass --overwrite to replace it")
+    if request.out.is_dir() == name.endswith(".zip"):
+        raise ConfigError(
+            f"{request.out} is {'a folder' if request.out.is_dir() else 'a file'}, which this "
+            "would not replace by its like; move it away yourself"
+        )
     try:  # never delete a folder that is no bundle
         Bundle.open(request.out)
     except BundleError as error:
@@ -309,7 +324,13 @@ def _publish(part: Path, out: Path) -> None:
         return
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
+    if not out.exists():
+        part.rename(out)
+        return
+    out.rename(old)
+    try:
+        part.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -38,8 +38,13 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        """Within the limit; a NaN is not."""
-        return self.max_difference <= self.limit * self.scale
+        """Within the limit; a NaN or an infinity on either side is not."""
+        return self.finite and self.max_difference <= self.limit * self.scale
+
+    @property
+    def finite(self) -> bool:
+        """Whether network and engine both gave numbers."""
+        return bool(np.isfinite(self.max_difference) and np.isfinite(self.mean_difference))
 
     def flips(self, decision: Decision) -> int:
         """Images whose decision differs from the float32 network's at any of the batch sizes."""

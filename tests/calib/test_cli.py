@@ -57,11 +57,19 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_progress_off_a_terminal_is_a_line_a_tenth_on_stderr(capsys):
+def test_progress_off_a_terminal_is_plain_lines_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr("cascade_calib.progress.LINE_EVERY_S", 0.0)
     with shown() as report:
         for done in range(1, 101):
             report("images", done, 100)
     out, err = capsys.readouterr()
     assert out == ""
-    assert len(err.splitlines()) == 10
+    assert len(err.splitlines()) == 100
     assert err.splitlines()[-1].startswith("images: 100 of 100")
+
+
+def test_progress_off_a_terminal_says_nothing_about_quick_work(capsys):
+    with shown() as report:
+        for done in range(1, 101):
+            report("images", done, 100)
+    assert capsys.readouterr().err == ""

@@ -9,8 +9,9 @@ import pytest
 from populations import from_margins, honest
 from rich.console import Console
 
+from cascade_calib.bootstrap import Interval
 from cascade_calib.certify import Request, certify
-from cascade_calib.evaluate import conclusion, evaluate_collected, tables
+from cascade_calib.evaluate import _estimate, conclusion, evaluate_collected, tables
 from cascade_runtime.manifest import Preprocess
 
 REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
@@ -119,3 +120,10 @@ def test_outputs_that_are_not_finite_are_counted(certified):
     result = look(seen, certified)
     assert result.not_finite == 5
     assert result.coverage.part <= 195
+
+
+def test_no_error_seen_does_not_give_an_interval_of_no_width():
+    top, bottom = np.zeros(300, np.bool_), np.ones(300, np.bool_)
+    estimate = _estimate(top, bottom, Interval(0.0, 0.0))
+    assert estimate.interval.low == 0.0
+    assert estimate.interval.high == pytest.approx(1 - 0.025 ** (1 / 300))

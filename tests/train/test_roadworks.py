@@ -73,7 +73,7 @@ def test_every_positive_shows_its_roadworks(variant: str, scenes: list[Scene]) -
             plan = make_plan(variant, index, seed=0, size=64, difficulty=Difficulty())
             bare = photograph(plan, paint_street(plan), [])
             change = np.abs(scene.pixels.astype(int) - bare).max(axis=2)
-            assert (change >= 18).sum() >= (8 if scene.hardness else 80), index
+            assert (change >= 24).sum() >= (12 if scene.hardness else 110), index
 
 
 def test_brightness_and_noise_do_not_tell_the_classes_apart(scenes: list[Scene]) -> None:

@@ -10,8 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
 from torch import nn
 
 from cascade_runtime.errors import ConfigError
@@ -66,27 +73,29 @@ def load_adapter(base: CascadeModel, folder: Path) -> PeftModel:
     """Put a saved adapter on its base.
 
     Raises:
-        ConfigError: the file's keys are not exactly the adapter's (a key that does not fit would
-            otherwise be skipped in silence, and the base would answer in the adapter's name).
+        ConfigError: the file's keys and shapes are not exactly the adapter's (PEFT skips a key
+            that does not fit with a warning, and the base would answer in the adapter's name).
     """
     try:
-        model = PeftModel.from_pretrained(base, folder)
-        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            saved = set(file.keys())
-    except Exception as error:  # PEFT, safetensors and torch each raise their own kinds
-        raise ConfigError(f"adapter {folder} cannot be loaded: {error}") from error
-    wanted = {
-        name.replace(".default", "")
-        for name, _ in model.named_parameters()
-        if "lora_" in name or "modules_to_save" in name
-    }
-    saved_names = {key.replace(".exits.", ".exits.modules_to_save.") for key in saved}
-    for kind, keys in (("lacks", wanted - saved_names), ("has unknown", saved_names - wanted)):
+        config = PeftConfig.from_pretrained(str(folder))
+        saved = load_file(folder / "adapter_model.safetensors")
+        model = get_peft_model(base, config)
+    except Exception as error:  # PEFT, safetensors and the hub client each raise their own kinds
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"adapter {folder} cannot be loaded: {reason}") from error
+    wanted = get_peft_model_state_dict(model)
+    other = {key for key in wanted.keys() & saved.keys() if wanted[key].shape != saved[key].shape}
+    for kind, keys in (
+        ("lacks", wanted.keys() - saved.keys()),
+        ("has unknown", saved.keys() - wanted.keys()),
+        ("has other shapes for", other),
+    ):
         if keys:
             raise ConfigError(
                 f"adapter {folder} {kind} {len(keys)} keys, first {min(keys)!r}; it was made for "
                 "another network or by another version"
             )
+    set_peft_model_state_dict(model, saved)
     return model
 
 
@@ -96,7 +105,10 @@ def merge(model: nn.Module) -> CascadeModel:
     A bfloat16 merge would round the sum of two numbers of different size; see the parity test.
     """
     if isinstance(model, PeftModel):
-        model = model.float().merge_and_unload(safe_merge=True)
+        try:
+            model = model.float().merge_and_unload(safe_merge=True)
+        except ValueError as error:  # what a safe merge says of NaN
+            raise ConfigError(f"the adapter cannot be merged: {error}; train it again") from error
     if not isinstance(model, CascadeModel):
         raise TypeError(f"expected a CascadeModel, got {type(model).__name__}")
     return model

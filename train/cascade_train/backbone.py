@@ -6,9 +6,13 @@ blocks are walked by `exits.CascadeModel`, so that the hidden tokens at every ex
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers.utils import logging as transformers_logging
 
 from cascade_runtime.errors import ConfigError
 from cascade_train.presets import Preset
@@ -61,11 +65,17 @@ def build_backbone(
     if not source:
         raise ConfigError(f"preset {preset.name!r} has no published weights; use --weights random")
     try:
-        model, report = DINOv3ViTModel.from_pretrained(
-            source, config=config, output_loading_info=True
-        )
+        with _quiet():
+            model, report = DINOv3ViTModel.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,  # whatever type they were published in
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused by name
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+            )
     except Exception as error:  # hub and file errors come in many kinds; all mean "no weights"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         local = "" if Path(source).exists() else " (no local folder of that name either)"
         raise ConfigError(
             f"weights {source!r} cannot be loaded{local}: {reason}. Download the checkpoint "
@@ -81,3 +91,18 @@ def build_backbone(
                 f"{kind.replace('_', ' ')}, first {keys[0]!r}"
             )
     return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's bar and table of keys: what does not fit is said in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

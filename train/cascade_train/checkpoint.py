@@ -223,7 +223,10 @@ def load_state(
         raise ConfigError(f"{path}: cannot resume from it ({error}); start again") from error
     for prefix, target in (("model", model), ("ema", ema)):
         for name, parameter in trainable(target).items():
-            parameter.data.copy_(tensors[f"{prefix}/{name}"])
+            saved = tensors.get(f"{prefix}/{name}")
+            if saved is None or saved.shape != parameter.shape:
+                raise ConfigError(f"{path}: does not fit the network at {name!r}; start again")
+            parameter.data.copy_(saved)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):

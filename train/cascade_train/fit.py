@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -120,7 +121,10 @@ def _claim(run: Path, resume: bool) -> None:
         raise ConfigError(
             f"{run} already holds a run; resume it with --resume or choose another --out"
         )
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {run}: the folder cannot be made ({error.strerror})") from error
 
 
 def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
@@ -132,6 +136,8 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         for field in ("preset", "exits", "image_size"):
             if getattr(request, field) is not None:
                 raise ConfigError(f"{field} comes from the --init run; leave it out")
+        if request.weights != "random":
+            raise ConfigError("weights come from the --init run; leave --weights out")
         model, base = checkpoint.load_network(request.init)
         model.train()
         where = os.path.relpath(request.init.resolve(), request.out.resolve())
@@ -156,7 +162,7 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         weights=request.weights,
         init=init,
         adapter=request.adapter,
-        fit=msgspec.to_builtins(config),
+        fit=_as_json(config),
         made_by=made_by(config.seed),
     )
     return (add_adapter(model, request.adapter) if request.adapter else model), described
@@ -165,7 +171,9 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
 def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
     """The network of an unfinished run; its settings must be the ones it was started with."""
     shape = checkpoint.read_config(request.out)
-    asked, had = msgspec.to_builtins(config), shape.fit
+    asked, had = _as_json(config), dict(shape.fit)
+    for key, now, then in _asked_again(request, shape):
+        asked[key], had[key] = now, then
     changed = sorted(key for key in asked if asked[key] != had.get(key))
     if changed:
         key = changed[0]
@@ -175,6 +183,35 @@ def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         )
     model = checkpoint.start_network(request.out, shape)
     return (add_adapter(model, shape.adapter) if shape.adapter else model), shape
+
+
+def _asked_again(request: FitRequest, shape: RunConfig) -> list[tuple[str, object, object]]:
+    """(field, as asked now, as the run has it) of what must not change; None asks for nothing."""
+    pairs = [
+        ("data", request.data, shape.data),
+        ("weights", request.weights, shape.weights),
+        ("adapter", _as_json(request.adapter), _as_json(shape.adapter)),
+        ("init", *(str(p) if p else None for p in _init_paths(request, shape))),
+        ("preset", request.preset or shape.preset, shape.preset),
+        ("exits", request.exits or shape.exits, shape.exits),
+        ("image_size", request.image_size or shape.preprocess.height, shape.preprocess.height),
+        ("positive", request.positive or shape.classes[1], shape.classes[1]),
+    ]
+    if request.fractions is not None:
+        fractions = load_splits(request.out / SPLITS_NAME).fractions
+        pairs.append(("splits", request.fractions, tuple(fractions.values())))
+    return pairs
+
+
+def _init_paths(request: FitRequest, shape: RunConfig) -> tuple[Path | None, Path | None]:
+    """The earlier run that is asked for and the one that this run started from."""
+    asked = request.init.resolve() if request.init else None
+    return asked, (request.out / shape.init.path).resolve() if shape.init else None
+
+
+def _as_json(settings: object) -> Any:
+    """Plain values as config.json gives them back: lists for tuples."""
+    return msgspec.json.decode(msgspec.json.encode(settings))
 
 
 def _data(

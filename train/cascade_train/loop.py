@@ -105,6 +105,8 @@ def fit(
         ema.n_averaged.fill_(notes["averaged"])
     trainer = _Trainer(model, ema, optimizer, train, config)
     for epoch in range(len(log), config.epochs):
+        if _out_of_patience(log, config.patience):  # here, so that a resumed run stops as well
+            break
         started = time.monotonic()
         loss = trainer.run_epoch(epoch, progress)
         entry = _judge(ema.module, select, config, log, epoch, loss)
@@ -121,9 +123,12 @@ def fit(
         notes = {"log": msgspec.to_builtins(log), "averaged": int(ema.n_averaged)}
         save_state(run, model, ema, optimizer, notes)
         report(entry)
-        if config.patience and epoch - max(e.epoch for e in log if e.selected) >= config.patience:
-            break
     return log
+
+
+def _out_of_patience(log: list[Epoch], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no gain; 0 waits for ever."""
+    return patience > 0 and len(log) > patience and not any(e.selected for e in log[-patience:])
 
 
 class _Trainer:
@@ -172,10 +177,7 @@ class _Trainer:
         loss = joint_loss(outputs, labels, self.config.loss)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ConfigError(
-                "the loss is no longer a number; the best weights so far are kept. "
-                f"Try a lower --lr than {self.config.lr:g} or --amp none"
-            )
+            raise _diverged("the loss", self.config)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable(self.model).values(), self.config.clip)
@@ -187,11 +189,10 @@ class _Trainer:
 def _judge(
     model: nn.Module, select: Loaded, config: FitConfig, log: list[Epoch], epoch: int, loss: float
 ) -> Epoch:
-    """Measure on `val_select` and decide whether these weights are the best so far.
-
-    Among epochs within the FNR limit the lowest AUGRC wins; while none is, the lowest FNR does.
-    """
+    """Measure on `val_select` and decide whether these weights are the best so far."""
     logits, gates = predict(model, select.pixels, use_bf16(config.amp))
+    if not (np.isfinite(logits).all() and np.isfinite(gates).all()):
+        raise _diverged("an output on val_select", config)
     wrong = logits.argmax(axis=2) != select.labels
     margins = np.abs(logits[:, :, 1] - logits[:, :, 0])
     area = float(
@@ -201,26 +202,37 @@ def _judge(
     )
     positives = select.labels == 1
     fnr = float(wrong[-1][positives].mean()) if positives.any() else 0.0
-    eligible = fnr <= config.max_fnr
-    best = [e for e in log if e.selected]
-    if not best:
-        selected = True
-    elif eligible != best[-1].eligible:
-        selected = eligible
-    else:
-        selected = area < best[-1].augrc if eligible else fnr < best[-1].fnr
     accuracy = tuple(round(float(1 - w.mean()), 6) for w in wrong)
-    return Epoch(
+    entry = Epoch(
         epoch=epoch,
         loss=loss,
         lr=0.0,
         accuracy=accuracy,
         augrc=area,
         fnr=fnr,
-        eligible=eligible,
-        selected=selected,
+        eligible=fnr <= config.max_fnr,
+        selected=False,
         images_per_s=0.0,
         seconds=0.0,
+    )
+    best = [e for e in log if e.selected]
+    return msgspec.structs.replace(entry, selected=not best or improves(entry, best[-1]))
+
+
+def improves(new: Epoch, best: Epoch) -> bool:
+    """Whether `new` is to be kept instead of the `best` so far.
+
+    Among epochs within the FNR limit the lowest AUGRC wins; while none is, the lowest FNR does.
+    """
+    if new.eligible != best.eligible:
+        return new.eligible
+    return new.augrc < best.augrc if new.eligible else new.fnr < best.fnr
+
+
+def _diverged(what: str, config: FitConfig) -> ConfigError:
+    return ConfigError(
+        f"{what} is no longer a number; the best weights so far are kept. "
+        f"Try a lower --lr than {config.lr:g} or --amp none"
     )
 
 

@@ -28,17 +28,17 @@ REASONS = ("distant", "fog", "occluded", "look-alike", "dark")
 class Difficulty:
     """How hard the set is. Ranges are (low, high) of a uniform draw; closeness as in `canvas`."""
 
-    hard_share: float = 0.23
-    reason_weights: tuple[float, ...] = (1.0, 0.9, 0.9, 1.2, 0.6)  # in the order of REASONS
-    easy_closeness: tuple[float, float] = (0.52, 0.85)
-    distant_closeness: tuple[float, float] = (0.16, 0.25)
-    hard_closeness: tuple[float, float] = (0.3, 0.5)  # the other reasons
-    fog_density: tuple[float, float] = (0.2, 0.4)
-    hidden_share: tuple[float, float] = (0.25, 0.6)
-    decoy_rate: float = 0.2  # chance of a look-alike beside any other reason
-    easy_visible_pixels: int = 80  # of a 64-pixel frame
-    hard_visible_pixels: int = 8
-    visible_step: int = 18  # levels of 255 by which a pixel must differ to count
+    hard_share: float = 0.20
+    reason_weights: tuple[float, ...] = (0.8, 1.0, 0.8, 1.1, 0.8)  # in the order of REASONS
+    easy_closeness: tuple[float, float] = (0.56, 0.88)
+    distant_closeness: tuple[float, float] = (0.26, 0.36)
+    hard_closeness: tuple[float, float] = (0.42, 0.60)  # the other reasons
+    fog_density: tuple[float, float] = (0.18, 0.36)
+    hidden_share: tuple[float, float] = (0.20, 0.45)
+    decoy_rate: float = 0.5  # chance of a look-alike beside any other reason
+    easy_visible_pixels: int = 150  # of a 64-pixel frame
+    hard_visible_pixels: int = 28
+    visible_step: int = 30  # levels of 255 by which a pixel must differ to count
 
     def __post_init__(self) -> None:
         if not 0 <= self.hard_share <= 1:
@@ -258,7 +258,7 @@ def place_works(plan: Plan, attempt: int, difficulty: Difficulty) -> list[Thing]
 def _easy_site(rng: np.random.Generator, view: View, difficulty: Difficulty) -> list[Thing]:
     """A plausible group, its main piece close: a taper, a barrier line, a dig, or a sign."""
     t = float(rng.uniform(*difficulty.easy_closeness))
-    x = float(rng.uniform(0.2, 0.8))
+    x = float(rng.uniform(0.25, 0.75))
     kind = pick(("taper", "taper", "barriers", "dig", "sign"), rng.random())
     site = []
 

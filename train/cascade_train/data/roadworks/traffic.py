@@ -14,13 +14,12 @@ PLAIN_PAINT: tuple[Colour, ...] = (
     (196, 198, 202), (232, 232, 230), (40, 42, 48), (104, 108, 116), (44, 70, 128),
     (150, 30, 36), (70, 96, 84), (120, 96, 78),
 )  # fmt: skip
-LOUD_PAINT: tuple[Colour, ...] = ((214, 112, 34), (232, 196, 52), (206, 44, 38), (226, 152, 40))
+LOUD_PAINT: tuple[Colour, ...] = ((190, 104, 52), (228, 200, 84), (190, 44, 40), (212, 156, 72))
 GLASS: Colour = (52, 66, 80)
 TYRE: Colour = (26, 26, 28)
 RED: Colour = (206, 30, 34)
 WHITE: Colour = (240, 240, 238)
 STEEL: Colour = (110, 112, 116)
-ORANGE: Colour = (250, 112, 18)
 
 
 def _vehicle(pen: Pen, x, y, half, height, paint: Colour, roof_share: float, oncoming: bool):
@@ -106,23 +105,23 @@ def road_sign(pen: Pen, x: float, y: float, m: float, dice: Sequence[float]) -> 
     pen.rect(x - 0.05 * m, middle, x + 0.05 * m, y, STEEL)
     kind = int(dice[0] * 4)
     if kind == 0:  # speed limit
-        pen.oval(x, middle, r, r, RED, 0.35)
-        pen.oval(x, middle, 0.7 * r, 0.7 * r, WHITE, 0.5)
+        pen.oval(x, middle, r, r, RED, 0.2)
+        pen.oval(x, middle, 0.7 * r, 0.7 * r, WHITE, 0.28)
         pen.rect(x - 0.3 * r, middle - 0.3 * r, x + 0.3 * r, middle + 0.3 * r, (60, 60, 60))
     elif kind == 1:  # give way
         for k, colour in ((1.0, RED), (0.6, WHITE)):
             a, top = r * k, middle - 0.6 * r * k
-            pen.poly(((x - 1.1 * a, top), (x + 1.1 * a, top), (x, middle + a)), colour, 0.4)
+            pen.poly(((x - 1.1 * a, top), (x + 1.1 * a, top), (x, middle + a)), colour, 0.2)
     elif kind == 2:  # blue direction disc
-        pen.oval(x, middle, r, r, (24, 78, 170), 0.4)
-        pen.line(((x, middle + 0.5 * r), (x, middle - 0.5 * r)), WHITE, 0.25 * r, 0.5)
+        pen.oval(x, middle, r, r, (24, 78, 170), 0.22)
+        pen.line(((x, middle + 0.5 * r), (x, middle - 0.5 * r)), WHITE, 0.25 * r, 0.28)
     else:  # parking
-        pen.rect(x - r, middle - r, x + r, middle + r, (26, 84, 176), 0.4)
-        pen.rect(x - 0.3 * r, middle - 0.6 * r, x + 0.1 * r, middle + 0.6 * r, WHITE, 0.5)
+        pen.rect(x - r, middle - r, x + r, middle + r, (26, 84, 176), 0.22)
+        pen.rect(x - 0.3 * r, middle - 0.6 * r, x + 0.1 * r, middle + 0.6 * r, WHITE, 0.28)
 
 
 def rubbish_bin(pen: Pen, x: float, y: float, m: float, dice: Sequence[float]) -> None:
-    body = pick(((52, 84, 58), (70, 74, 80), (60, 66, 110), (196, 98, 34)), dice[0])
+    body = pick(((52, 84, 58), (70, 74, 80), (60, 66, 110), (150, 84, 52)), dice[0])
     _bin(pen, x, y, m, body, (44, 46, 48))
 
 

@@ -1,7 +1,7 @@
 """From painted layers to a camera's frame: light, rain, glare, exposure, sensor noise.
 
-All draws are made before and apart from the label; the automatic exposure fixes each frame's mean
-brightness, so that it says nothing about what stands on the road.
+All draws are made before and apart from the label; the automatic exposure steers each frame to a
+brightness drawn beforehand, so that it says nothing about what stands on the road.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def draw_weather(
     rng: np.random.Generator, *, night: bool, fog_density: float, dark: bool
 ) -> Weather:
     """Conditions for one frame; the caller has decided about fog and darkness."""
-    warm = rng.normal(0, 0.05)
+    warm = float(np.clip(rng.normal(0, 0.13 if night else 0.08), -0.25, 0.25))
     glare = (rng.random(), 0.35 * rng.random(), 0.0)
-    if rng.random() < (0.25 if night else 0.1):
+    if rng.random() < (0.45 if night else 0.12):
         glare = (*glare[:2], float(rng.uniform(0.3, 0.8)))
     if night:
-        exposure, noise = rng.uniform(44, 68), rng.uniform(5, 10)
+        exposure, noise = rng.uniform(38, 68), rng.uniform(4, 9)
         rain = float(rng.random() < 0.7) * rng.uniform(0.3, 1.0)
     else:
-        exposure, noise = rng.uniform(88, 140), rng.uniform(1.5, 5)
+        exposure, noise = rng.uniform(84, 142), rng.uniform(1.5, 5)
         rain = float(rng.random() < 0.1) * rng.uniform(0.2, 0.7)
     if dark:
-        exposure, noise = exposure * rng.uniform(0.3, 0.45), noise + rng.uniform(3, 6)
+        exposure, noise = exposure * rng.uniform(0.38, 0.55), noise + rng.uniform(2, 5)
     grey = int(rng.uniform(188, 222))
     return Weather(
         night=night,
@@ -80,11 +80,17 @@ def develop(
         frame += _glow_spot(size, *weather.glare) * (110 if weather.night else 150)
     if weather.rain:
         frame = frame * (1 - 0.12 * weather.rain) + _streaks(size, weather, rng)
-    mean = float((frame @ LUMA).mean())
-    frame = (frame - mean) * weather.contrast + mean
-    frame *= weather.exposure / max(mean, 1.0)
+    metered = _metered(frame)
+    frame = (frame - metered) * weather.contrast + metered
+    frame *= weather.exposure / metered
     frame += rng.standard_normal(frame.shape, np.float32) * weather.noise
     return np.clip(frame, 0, 255).astype(np.uint8)
+
+
+def _metered(frame: np.ndarray) -> float:
+    """Mean brightness as a camera takes it: highlights count for little more than their area."""
+    grey = frame @ LUMA
+    return max(float(np.minimum(grey, 1.6 * grey.mean()).mean()), 1.0)
 
 
 def _by_night(frame, lights: Image.Image, view: View, weather: Weather) -> np.ndarray:
@@ -99,7 +105,7 @@ def _by_night(frame, lights: Image.Image, view: View, weather: Weather) -> np.nd
     source = np.asarray(lights, np.float32)
     halo = np.asarray(lights.filter(ImageFilter.GaussianBlur(size / 40)), np.float32)
     haze = np.asarray(lights.filter(ImageFilter.GaussianBlur(size / 12)), np.float32)
-    lit += 0.75 * source + 0.6 * halo + 0.9 * haze
+    lit += 0.75 * source + 0.5 * halo + 0.6 * haze
     if weather.rain:
         lit += 0.4 * weather.rain * _wet_streaks(halo, int(size * view.horizon))
     return lit

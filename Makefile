@@ -1,0 +1,46 @@
+# Two commands on a machine with Python 3.11+ and pip:  make demo   make test
+# Where PyPI's torch is the CUDA build, see README, "Install".
+
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+BIN     := .venv/bin
+READY   := .venv/.installed
+DEMO    := build/demo
+JOBS    ?= 2
+
+export CASCADE_EDGE_CACHE ?= build/cache
+
+.PHONY: demo test lint nightly clean
+.DELETE_ON_ERROR:
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The architecture, top to bottom: images, training, adaptation, bundle, proof, speed.
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/cascade-train fit --data 'roadworks:day?n=12000' --out $(DEMO)/day --epochs 8
+	$(BIN)/cascade-train fit --data 'roadworks:night?n=14000' --out $(DEMO)/night \
+	    --init $(DEMO)/day --adapter lora --rank 16 --epochs 6 --lr 2e-3 --splits .45,.13,.28,.14
+	$(BIN)/cascade-compile bundle $(DEMO)/night --out $(DEMO)/roadworks.cascade \
+	    --alpha 0.01 --delta 0.05 --coverage 0.70
+	$(BIN)/cascade-calibrate evaluate $(DEMO)/roadworks.cascade \
+	    --data $(DEMO)/night/splits.json --split val_test
+	$(BIN)/cascade-bench $(DEMO)/roadworks.cascade \
+	    --data $(DEMO)/night/splits.json --split val_test --plot $(DEMO)/bench.png
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
+
+nightly: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,86 @@
+"""The cascade against the same network always run to the end.
+
+In: a cascade and the images. Out: the ratio of their throughputs, as the median over interleaved
+pairs with the smallest and the largest. Both sides are the same engines on the same images in the
+same batches; only the early exits' thresholds differ, so the ratio is what exiting early is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from cascade_bench.timing import interleaved
+from cascade_bench.workload import Workload
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.manifest import Decision
+
+LEAST_PAIRS = 8
+SPREAD_LIMIT = 1.3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired timings, seconds for `images` images each, and the ratio full over cascade.
+
+    ratio is the median of the pairs' ratios. spread is the slowest over the fastest timing of the
+    always-full network: its work is the same every time, so what varies is the machine.
+    """
+
+    batch: int
+    images: int
+    cascade_s: tuple[float, ...]
+    always_full_s: tuple[float, ...]
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    spread: float
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was too uneven for the other timings to be taken as they are."""
+        return self.spread > SPREAD_LIMIT
+
+
+def always_full(decision: Decision) -> Decision:
+    """The same decision with its early exits shut: every image goes through every stage."""
+    shut = [msgspec.structs.replace(rule, tau_logit=None) for rule in decision.exits[:-1]]
+    return msgspec.structs.replace(decision, exits=(*shut, decision.exits[-1]))
+
+
+def compare(
+    cascade: Cascade, work: Workload, batch: int, full_rate: float, seconds: float
+) -> Comparison:
+    """Time both on the same block of images, in turns.
+
+    Args:
+        full_rate: images a second of the always-full network, to size the block.
+    """
+    wanted = int(full_rate * seconds / (2 * LEAST_PAIRS) / batch)
+    count = max(1, min(wanted, len(work) // batch))
+    blocks = [work.batch(index, batch) for index in range(count)]
+    own, full = cascade.decision, always_full(cascade.decision)
+
+    def run(decision: Decision) -> None:
+        for block in blocks:
+            cascade.stages.forward(block, decision)
+
+    times = interleaved(lambda _: run(own), lambda _: run(full), seconds=seconds, least=LEAST_PAIRS)
+    return from_pairs(batch, batch * count, times)
+
+
+def from_pairs(batch: int, images: int, times: np.ndarray) -> Comparison:
+    """The figures of paired timings, seconds [pairs, 2], the cascade's in column 0."""
+    ratios = times[:, 1] / times[:, 0]
+    return Comparison(
+        batch=batch,
+        images=images,
+        cascade_s=tuple(map(float, times[:, 0])),
+        always_full_s=tuple(map(float, times[:, 1])),
+        ratio=float(np.median(ratios)),
+        ratio_low=float(ratios.min()),
+        ratio_high=float(ratios.max()),
+        spread=float(times[:, 1].max() / times[:, 1].min()),
+    )

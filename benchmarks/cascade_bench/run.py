@@ -1,0 +1,163 @@
+"""`cascade-bench run`: every measurement, one after the other, on one open bundle.
+
+In: a bundle, perhaps labelled images, and the limits. Out: a `Record`. The order is from small to
+large, so that a later measurement knows from an earlier one how much work fits its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from cascade_bench import comparison, footprint, latency, machine, quality, stage_shares, throughput
+from cascade_bench.limits import Limits, judge
+from cascade_bench.record import Record, WorkloadRecord
+from cascade_bench.workload import SEED, Workload, open_workload
+from cascade_calib.collect import Progress
+from cascade_calib.evaluate import in_the_classes_of
+from cascade_calib.labelled import LabelledImages, read_labelled
+from cascade_calib.provenance import made_by
+from cascade_runtime.cascade import Cascade
+
+T = TypeVar("T")
+PLANNED_SHARES = 10  # of `Plan.seconds`, over the measurements of `_measure`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `seconds` is for each measurement; the sweep has three times that, latency and
+    the comparison twice, being two each.
+
+    split: of a splits.json given as `data`; None takes `val_test`, which nothing was fitted to.
+    """
+
+    bundle: Path
+    target: str = "auto"
+    threads: int | None = None
+    data: str | None = None
+    split: str | None = None
+    seconds: float = 4.0
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def split_read(self) -> str | None:
+        """The split that is read: only a splits.json has any."""
+        is_splits = self.data is not None and self.data.lower().endswith(".json")
+        return self.split or ("val_test" if is_splits else None)
+
+
+def run(plan: Plan, progress: Progress | None = None) -> Record:
+    """Do all of it.
+
+    Raises:
+        BundleError, TargetError: the bundle cannot be opened or run here.
+        DataError: the labelled images cannot be used.
+    """
+    load_before = machine.load()
+    cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
+    images = _labelled(plan, cascade)
+    with open_workload(cascade, images, progress) as work:
+        return _measure(plan, cascade, images, work, load_before, progress)
+
+
+def _measure(
+    plan: Plan,
+    cascade: Cascade,
+    images: LabelledImages | None,
+    work: Workload,
+    load_before: float | None,
+    progress: Progress | None,
+) -> Record:
+    s = plan.seconds
+    steps = _Steps(progress, PLANNED_SHARES * s)
+    alone = steps.take(2 * s, lambda: latency.measure(cascade, work, 2 * s))
+    rates = steps.take(3 * s, lambda: throughput.sweep(cascade, work, 3 * s))
+    best, largest = throughput.best(rates), rates[-1]
+    files = steps.take(
+        s, lambda: throughput.from_files(cascade, work, largest.batch, largest.cascade, s)
+    )
+    against = steps.take(
+        2 * s,
+        lambda: comparison.compare(cascade, work, best.batch, best.always_full, 2 * s),
+    )
+    shares = steps.take(s, lambda: stage_shares.measure(cascade, work, best.batch, s))
+    fresh = steps.take(
+        s,
+        lambda: footprint.measure(
+            plan.bundle, cascade.target, plan.threads, work.files, footprint.PROCESSES
+        ),
+    )
+    steps.done()
+    here = machine.describe(cascade, load_before)
+    found = _quality(plan, cascade, images, progress)
+    return Record(
+        made_by=made_by(SEED),
+        bundle=str(plan.bundle),
+        target=cascade.target,
+        why=cascade.why,
+        machine=here,
+        workload=WorkloadRecord(work.description, len(work), work.distinct, work.mean_file_bytes()),
+        latency=alone,
+        throughput=rates,
+        file_throughput=files,
+        comparison=against,
+        stages=shares,
+        footprint=fresh,
+        quality=found,
+        certificate=cascade.certificate,
+        checks=judge(
+            plan.limits,
+            p95_ms=alone.decision.p95_ms,
+            rate=files.images_per_s,
+            batch=files.batch,
+            quality=found,
+        ),
+    )
+
+
+def _labelled(plan: Plan, cascade: Cascade) -> LabelledImages | None:
+    if plan.data is None:
+        return None
+    images = read_labelled(plan.data, split=plan.split_read)
+    return in_the_classes_of(images, cascade.manifest.model.classes)
+
+
+def _quality(
+    plan: Plan, cascade: Cascade, images: LabelledImages | None, progress: Progress | None
+) -> quality.Quality:
+    if images is None:
+        return quality.certified(cascade.certificate)
+    name = plan.split_read or Path(str(plan.data)).name
+
+    def told(what: str, done: int, total: int) -> None:
+        if progress is not None:  # the same words were used for the images to be timed
+            progress(f"{what} for quality", done, total)
+
+    return quality.measured(cascade, images, f"measured on {name}", told)
+
+
+class _Steps:
+    """Tells how many of the planned seconds are behind; nothing is told while a clock runs."""
+
+    def __init__(self, progress: Progress | None, planned: float) -> None:
+        self._progress = progress
+        self._planned = planned
+        self._behind = 0.0
+        self._tell()
+
+    def take(self, seconds: float, measure: Callable[[], T]) -> T:
+        result = measure()
+        self._behind += seconds
+        self._tell()
+        return result
+
+    def done(self) -> None:
+        self._behind = self._planned
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            total = max(1, round(self._planned))
+            self._progress("measuring, planned seconds", min(total, round(self._behind)), total)

@@ -1,0 +1,212 @@
+"""The benchmark for people: one table a measurement, the four targets last.
+
+In: a `Record`. Out: rich tables and sentences, in the order in which they are to be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from cascade_bench.limits import Check
+from cascade_bench.quality import Share
+from cascade_bench.record import Record
+from cascade_bench.timing import Latency
+from cascade_calib import evaluate
+from cascade_calib.words import percent
+from cascade_runtime.stages import BATCH_SIZES
+
+
+def render(record: Record) -> Iterator[Table | Text]:
+    """Everything to print, in order."""
+    yield from _machine(record)
+    yield _latency(record)
+    yield _throughput(record)
+    yield _against(record)
+    yield _stages(record)
+    yield _footprint(record)
+    if record.quality.evaluation is not None:
+        yield evaluate.tables(record.quality.evaluation)[0]
+        yield Text(evaluate.conclusion(record.quality.evaluation))
+    yield _checks(record)
+    yield from _conclusion(record)
+
+
+def _machine(record: Record) -> Iterator[Text]:
+    m = record.machine
+    threads = "every core" if m.threads is None else f"{m.threads} threads"
+    loads = [f"{x:.2f}" for x in (m.load_before, m.load_after) if x is not None]
+    versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
+    yield Text(f"{record.bundle} on {record.target}: {record.why}")
+    yield Text(
+        f"{m.cpu}, {m.cores} cores, {threads}; {m.system}; "
+        f"load {' before, '.join(loads)} after; {versions}"
+        if loads
+        else f"{m.cpu}, {m.cores} cores, {threads}; {m.system}; {versions}"
+    )
+    size = record.workload.mean_file_bytes / 1000
+    yield Text(f"timed on {record.workload.description}; {size:.1f} kB a file")
+
+
+def _latency(record: Record) -> Table:
+    table = Table("batch 1, ms", "p50", "p95", "p99", "mean", "most", "repeats", title="Latency")
+    rows = {"file to decision": record.latency.decision, "engines only": record.latency.engine}
+    for name, x in rows.items():
+        table.add_row(name, *_milliseconds(x), str(x.repeats))
+    return _numbers_right(table)
+
+
+def _milliseconds(x: Latency) -> list[str]:
+    return [f"{value:.2f}" for value in (x.p50_ms, x.p95_ms, x.p99_ms, x.mean_ms, x.max_ms)]
+
+
+def _throughput(record: Record) -> Table:
+    table = Table(
+        "batch", "cascade", "always full", "ratio", "repeats", title="Throughput, images/s"
+    )
+    for rate in record.throughput:
+        table.add_row(
+            f"{rate.batch}, engines only",
+            f"{rate.cascade:,.0f}",
+            f"{rate.always_full:,.0f}",
+            f"{rate.cascade / rate.always_full:.2f}",
+            f"{rate.repeats}",
+        )
+    files = record.file_throughput
+    table.add_row(
+        f"{files.batch}, files to decisions",
+        f"{files.images_per_s:,.0f}",
+        "",
+        "",
+        f"{files.repeats} x {files.images}",
+    )
+    if files.batch < max(BATCH_SIZES):
+        table.caption = f"larger batches than {files.batch} take too long for --seconds"
+    return _numbers_right(table)
+
+
+def _against(record: Record) -> Table:
+    c = record.comparison
+    table = Table(
+        "", "images/s", "slowest to fastest", title="The cascade against the network run to the end"
+    )
+    for name, times in (("cascade", c.cascade_s), ("always full", c.always_full_s)):
+        rates = sorted(c.images / t for t in times)
+        middle = rates[len(rates) // 2]
+        table.add_row(name, f"{middle:,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}")
+    table.add_row("ratio", f"{c.ratio:.2f}", f"{c.ratio_low:.2f} to {c.ratio_high:.2f}")
+    table.caption = (
+        f"medians of {len(c.cascade_s)} interleaved pairs, {c.images} images each in batches of "
+        f"{c.batch}; engines only"
+    )
+    return _numbers_right(table)
+
+
+def _stages(record: Record) -> Table:
+    table = Table(
+        "stage",
+        "images that reach it",
+        "final there",
+        "acted on there",
+        "time",
+        "ms an image",
+        title=f"Where images stop and time goes, batch {record.comparison.batch}",
+    )
+    total = record.stages[0].images
+    for index, stage in enumerate(record.stages):
+        table.add_row(
+            str(index),
+            percent(stage.image_share),
+            percent(stage.final_share),
+            percent(stage.acted / total),
+            percent(stage.time_share),
+            "-" if math.isnan(stage.ms_per_image) else f"{stage.ms_per_image:.3f}",
+        )
+    return _numbers_right(table)
+
+
+def _footprint(record: Record) -> Table:
+    f = record.footprint
+    table = Table("figure", "median", title="A fresh process")
+    table.add_row("peak resident memory", f"{f.peak_memory_mib:,.0f} MiB")
+    table.add_row("import of cascade_runtime", f"{f.import_s:.2f} s")
+    table.add_row("opening the bundle, not warmed up", f"{f.open_s:.2f} s")
+    table.add_row("import, open and first decision", f"{f.first_decision_s:.2f} s")
+    table.caption = f"of {f.processes} processes, {f.images} images each"
+    return _numbers_right(table)
+
+
+def _checks(record: Record) -> Table:
+    table = Table(
+        "target",
+        "limit",
+        "found",
+        record.quality.bounds,
+        "measured as",
+        "",
+        title="Targets",
+        title_style="bold",
+    )
+    bounds = {
+        "coverage": _bounds(record.quality.coverage),
+        "exit error": _bounds(record.quality.error),
+    }
+    for check in record.checks:
+        verdict = Text("PASS", "bold green") if check.passed else Text("FAIL", "bold red")
+        sign = "<=" if check.at_most else ">="
+        table.add_row(
+            check.name,
+            f"{sign} {_value(check, check.limit)}",
+            _value(check, check.value),
+            bounds.get(check.name, ""),
+            check.of,
+            verdict,
+        )
+    return table
+
+
+def _value(check: Check, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if check.unit == "share":
+        return percent(value)
+    digits = f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{digits} {check.unit}"
+
+
+def _bounds(share: Share) -> str:
+    if math.isnan(share.low):
+        return "-" if math.isnan(share.high) else f"at most {percent(share.high)}"
+    if math.isnan(share.high):
+        return f"at least {percent(share.low)}"
+    return f"{percent(share.low)} to {percent(share.high)}"
+
+
+def _conclusion(record: Record) -> Iterator[Text]:
+    c = record.certificate
+    yield Text(
+        f"{c.status} at alpha = {percent(c.alpha, 6)}, delta = {percent(c.delta, 6)}: {c.errors} "
+        f"wrong of {c.accepted} acted on, of {c.n} calibration images. "
+        f"{c.promise}{' ' + c.advice if c.advice else ''}"
+    )
+    if record.comparison.noisy:
+        yield Text(
+            "noisy: the same work took up to "
+            f"{record.comparison.spread:.2f} times as long from one repeat to the next; the "
+            "ratio is of pairs and stands, measure the rest again on a quiet machine",
+            "yellow",
+        )
+    missed = [check.name for check in record.checks if not check.passed]
+    if missed:
+        yield Text(f"{len(missed)} of {len(record.checks)} targets missed: {', '.join(missed)}")
+    else:
+        yield Text(f"all {len(record.checks)} targets met")
+
+
+def _numbers_right(table: Table) -> Table:
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table

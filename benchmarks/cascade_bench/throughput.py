@@ -1,0 +1,96 @@
+"""Images a second: the engines over batch sizes, and whole files through `classify`.
+
+In: a cascade and the images. Out: a `Rate` a batch size, of the cascade and of the same network
+always run to the end, timed in pairs on the same images; and the rate from files to decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_bench.comparison import always_full
+from cascade_bench.timing import interleaved, repeat
+from cascade_bench.workload import Workload
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.stages import BATCH_SIZES
+
+LEAST_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second at one batch size, over `repeats` batches each."""
+
+    batch: int
+    repeats: int
+    cascade: float
+    always_full: float
+
+
+@dataclass(frozen=True)
+class FileRate:
+    """Images a second from files to decisions, median over `repeats` passes of `images` each."""
+
+    batch: int
+    images: int
+    repeats: int
+    images_per_s: float
+
+
+def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> Rate:
+    """Engine-only throughput at one batch size; total images over total seconds."""
+    stages, decision = cascade.stages, cascade.decision
+    full = always_full(decision)
+    times = interleaved(
+        lambda index: stages.forward(work.batch(index, batch), decision),
+        lambda index: stages.forward(work.batch(index, batch), full),
+        seconds=seconds,
+        least=LEAST_PASSES,
+    )
+    rates = batch * len(times) / times.sum(axis=0)
+    return Rate(batch, len(times), float(rates[0]), float(rates[1]))
+
+
+def sweep(cascade: Cascade, work: Workload, seconds: float) -> tuple[Rate, ...]:
+    """`at_batch` over the batch sizes, `seconds` for all of them together.
+
+    It ends early once one pass of the next size would take longer than its share: a big network
+    on a small machine is at its best rate long before batch 32, and would take minutes to show it.
+    """
+    share = seconds / len(BATCH_SIZES)
+    rates: list[Rate] = []
+    for batch in sorted(BATCH_SIZES):
+        if rates and _pass_seconds(rates[-1], batch) > share > 0:
+            break
+        rates.append(at_batch(cascade, work, batch, share))
+    return tuple(rates)
+
+
+def _pass_seconds(rate: Rate, batch: int) -> float:
+    """How long both sides of a pair will take for `batch` images, going by an earlier rate."""
+    return batch / rate.cascade + batch / rate.always_full
+
+
+def best(rates: Sequence[Rate]) -> Rate:
+    """The batch size at which the cascade is quickest."""
+    return max(rates, key=lambda rate: rate.cascade)
+
+
+def from_files(
+    cascade: Cascade, work: Workload, batch: int, rate: float, seconds: float
+) -> FileRate:
+    """`Cascade.classify` on many files at once, a pass being as many as half the time allows.
+
+    Args:
+        rate: images a second in the engines alone, to size a pass.
+    """
+    wanted = max(1, int(rate * seconds / (2 * LEAST_PASSES * batch))) * batch
+    images = min(wanted, max(batch, len(work) // batch * batch))
+    files = [work.files[index % len(work)] for index in range(images)]
+    times = repeat(
+        lambda _: cascade.classify(files, batch), seconds=seconds, least=LEAST_PASSES, warm_up=1
+    )
+    return FileRate(batch, images, len(times), images / float(np.median(times)))

@@ -1,0 +1,94 @@
+"""Timing without self-deception: warm-up, a stated number of repeats, fair pairs.
+
+In: something to call. Out: seconds, one a call, and their percentiles. A percentile here is a time
+that was really measured (the nearest rank, rounded up), never one interpolated between two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Seconds = npt.NDArray[np.float64]
+Call = Callable[[int], object]
+"""What is timed; it is told how many times it was called before."""
+
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one call takes, in milliseconds, over so many repeats."""
+
+    repeats: int
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+def percentile(samples: Seconds, q: float) -> float:
+    """The smallest sample that at least `q` percent of all samples do not exceed."""
+    if not len(samples):
+        raise ValueError("samples is empty, it has no percentile")
+    return float(np.percentile(samples, q, method="inverted_cdf"))
+
+
+def summarise(samples: Seconds) -> Latency:
+    """Seconds a call to a `Latency`."""
+    ms = 1000 * np.asarray(samples, dtype=np.float64)
+    p50, p95, p99 = (percentile(ms, q) for q in (50, 95, 99))
+    return Latency(len(ms), float(ms.mean()), p50, p95, p99, float(ms.max()))
+
+
+def repeat(call: Call, *, seconds: float, least: int, warm_up: int = WARM_UP) -> Seconds:
+    """Time `call` again and again: for about `seconds`, and at least `least` times.
+
+    Args:
+        warm_up: calls made first and not counted.
+    """
+    for index in range(warm_up):
+        call(index)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        times.append(timed(call, len(times)))
+    return np.array(times)
+
+
+def interleaved(
+    first: Call, second: Call, *, seconds: float, least: int, warm_up: int = 1
+) -> Seconds:
+    """Time two calls in pairs, one right after the other, so that both meet the same machine.
+
+    Whatever slows the machine for a while slows both; who goes first changes from pair to pair,
+    since the second of two may find a warmer cache or a hotter processor.
+
+    Returns:
+        seconds [pairs, 2], column 0 of `first`; at least `least` pairs.
+    """
+    calls = (first, second)
+    for index in range(warm_up):
+        for call in calls:
+            call(index)
+    pairs: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(pairs) < least or time.perf_counter() < end:
+        index = len(pairs)
+        pair = [0.0, 0.0]
+        for side in (0, 1) if index % 2 == 0 else (1, 0):
+            pair[side] = timed(calls[side], index)
+        pairs.append(pair)
+    return np.array(pairs)
+
+
+def timed(call: Call, index: int) -> float:
+    """Seconds of one call, by the clock on the wall."""
+    started = time.perf_counter()
+    call(index)
+    return time.perf_counter() - started

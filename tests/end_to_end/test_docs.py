@@ -1,0 +1,50 @@
+"""Every command and every Python block of the README and the docs runs, in the order of reading."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from conftest import ROOT, Run
+
+PAGES = ("README.md", "docs/training.md", "docs/guarantees.md", "docs/results.md")
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def commands(block: str) -> list[str]:
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip() and line[0] != "#"]
+
+
+def test_every_page_with_commands_is_read_here() -> None:
+    with_blocks = {
+        str(path.relative_to(ROOT))
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        if BLOCK.search(path.read_text(encoding="utf-8"))
+    }
+    assert with_blocks <= set(PAGES)
+
+
+def test_commands_and_code_of_the_docs_run(photos: Path, run: Run) -> None:
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8")
+    ran = 0
+    for page in PAGES:
+        for kind, block in blocks(page):
+            if kind == "python":
+                script = photos.parent / "block.py"
+                script.write_text(block, encoding="utf-8")
+                run(f"'{sys.executable}' block.py", photos.parent)
+                continue
+            for command in commands(block):
+                ran += 1
+                if command.startswith("make "):  # the recipes run in other tests, and here by hand
+                    target = command.split()[1]
+                    assert re.search(rf"^{target}:", recipes, re.MULTILINE), command
+                else:
+                    run(command, photos.parent)
+    assert ran >= 8
