@@ -20,9 +20,10 @@ $(READY): pyproject.toml constraints.txt
 # The architecture, top to bottom: images, training, adaptation, bundle, proof, speed.
 demo: $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/cascade-train fit --data 'roadworks:day?n=12000' --out $(DEMO)/day --epochs 8
+	$(BIN)/cascade-train fit --data 'roadworks:day?n=12000' --out $(DEMO)/day \
+	    --epochs 7 --lr 1.5e-3 --splits .8,.1,.05,.05
 	$(BIN)/cascade-train fit --data 'roadworks:night?n=14000' --out $(DEMO)/night \
-	    --init $(DEMO)/day --adapter lora --rank 16 --epochs 6 --lr 2e-3 --splits .45,.13,.28,.14
+	    --init $(DEMO)/day --adapter lora --rank 16 --epochs 7 --lr 2e-3 --splits .5,.12,.26,.12
 	$(BIN)/cascade-compile bundle $(DEMO)/night --out $(DEMO)/roadworks.cascade \
 	    --alpha 0.01 --delta 0.05 --coverage 0.70
 	$(BIN)/cascade-calibrate evaluate $(DEMO)/roadworks.cascade \

@@ -22,13 +22,15 @@ from cascade_train.fit import FitRequest, run_fit
 from cascade_train.loop import FitConfig
 from cascade_train.presets import preset
 
+torch.set_num_threads(1)
 SIDE = 32
 EXITS = (1, 2)  # of the six blocks of "tiny": blocks after the last exit are never run
 QUICK = FitConfig(epochs=3, batch_size=32, lr=2e-3, ema=0.8, amp="none", augment=False)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
+    """Also after a command that took all of them."""
     torch.set_num_threads(1)
 
 

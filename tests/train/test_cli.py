@@ -99,7 +99,7 @@ def test_mistake_is_one_line_and_status_1(
 ) -> None:
     base = {"--data": str(square_folder), "--out": str(tmp_path / "run")}
     given = [x for pair in base.items() if pair[0] not in options for x in pair]
-    status, _, err = command("fit", *given, *options)
+    status, _, err = command("fit", *given, "--threads", 1, *options)
     assert status == 1
     assert words in only_error(err)
 
@@ -126,7 +126,7 @@ def test_out_that_is_a_file_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        status, _, err = command("fit", "--data", square_folder, "--out", out)
+        status, _, err = command("fit", "--data", square_folder, "--out", out, *QUICK)
         assert status == 1
         assert "the folder cannot be made" in only_error(err)
 
