@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cascade_runtime.errors import CascadeError
+from cascade_runtime.command import run_command
 
 if TYPE_CHECKING:
     from cascade_bench.record import Record
@@ -132,12 +132,8 @@ def _print(record: Record, as_json: bool) -> None:
 
 
 def main() -> None:
-    """The console script: an error of the input is one line, a bug is a traceback."""
-    try:
-        cli()
-    except CascadeError as error:
-        click.echo("error: " + " ".join(str(error).split()), err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli)
 
 
 if __name__ == "__main__":

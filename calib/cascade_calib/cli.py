@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from cascade_runtime.errors import CascadeError
+from cascade_runtime.command import run_command
 
 
 @click.group()
@@ -82,12 +80,8 @@ def _print_json(value: object) -> None:
 
 
 def main() -> None:
-    """Entry point: one line and exit status 1 for anything that is the input's fault."""
-    try:
-        cli()
-    except CascadeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli)
 
 
 if __name__ == "__main__":

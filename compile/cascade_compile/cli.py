@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cascade_runtime.errors import CascadeError
+from cascade_runtime.command import run_command
 
 INFEASIBLE_STATUS = 3
 
@@ -101,11 +101,7 @@ def list_targets() -> None:
 
 
 def main() -> None:
-    """Entry point: one line and exit status 1 for anything that is the input's fault."""
+    """The console script."""
     # Threads that spin while they wait make training ten times slower beside any other program.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        cli()
-    except CascadeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    run_command(cli)

@@ -41,6 +41,7 @@ def export_stages(model: CascadeModel, image_size: int, folder: Path) -> list[Pa
                 _export(stage, example(stage, BATCH, model, image_size), path)
         except Exception as error:  # torch.export and onnxscript raise many kinds
             raise ExportError(f"stage {index} cannot be exported to ONNX: {error}") from error
+        _strip(path)
         _check(path, stage)
         paths.append(path)
     return paths
@@ -58,6 +59,22 @@ def _export(stage: Stage, tensor: torch.Tensor, path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         external_data=False,
     )
+
+
+def _strip(path: Path) -> None:
+    """Without the exporter's notes: they hold this machine's paths and the source of every node.
+
+    What ships then depends on the network alone: the same bytes from every folder.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node)
+    for part in (model, graph, *values):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def _check(path: Path, stage: Stage) -> None:

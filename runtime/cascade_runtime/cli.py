@@ -7,7 +7,6 @@ Results go to stdout, everything else to stderr. Exit status: 0 done (deferred i
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cascade_runtime.errors import CascadeError, ConfigError, TargetError
+from cascade_runtime.command import run_command
+from cascade_runtime.errors import ConfigError, TargetError
 
 if TYPE_CHECKING:
     from cascade_runtime.cascade import Result
@@ -29,12 +29,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable o
 
 
 def main() -> None:
-    """The console script: an error of the input is one line, a bug is a traceback."""
-    try:
-        cli()
-    except CascadeError as error:
-        click.echo("error: " + " ".join(str(error).split()), err=True)
-        sys.exit(1)
+    """The console script."""
+    run_command(cli)
 
 
 @click.group()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
-from cascade_runtime.errors import CascadeError
+from cascade_runtime.command import run_command
 
 DATA_HELP = (
     "A folder with one sub-folder a class, a CSV or Parquet file of path,label[,group], or "
@@ -164,11 +163,7 @@ def presets() -> None:
 
 
 def main() -> None:
-    """Entry point: one line and exit status 1 for anything that is the input's fault."""
+    """The console script."""
     # Threads that spin while they wait make training ten times slower beside any other program.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        cli()
-    except CascadeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    run_command(cli)

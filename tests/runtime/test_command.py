@@ -1,0 +1,47 @@
+"""How a console script ends."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+import pytest
+
+from cascade_runtime.command import run_command
+from cascade_runtime.errors import ConfigError
+
+
+def group_raising(error: Exception) -> click.Group:
+    def fail() -> None:
+        raise error
+
+    return click.Group("x", invoke_without_command=True, callback=fail)
+
+
+def end(error: Exception, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr("sys.argv", ["x"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(group_raising(error))
+    return stop.value.code
+
+
+def test_error_of_the_input_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert end(ConfigError("lr is 0,\nwhich is out of range"), monkeypatch) == 1
+    assert capsys.readouterr().err == "error: lr is 0, which is out of range\n"
+
+
+def test_full_disk_is_one_line_that_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/a/model.safetensors")
+    assert end(full, monkeypatch) == 1
+    assert capsys.readouterr().err == "error: runs/a/model.safetensors: No space left on device\n"
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file descriptor")])
+def test_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x"])
+    with pytest.raises(type(bug)):
+        run_command(group_raising(bug))
