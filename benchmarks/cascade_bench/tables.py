@@ -14,10 +14,10 @@ from rich.text import Text
 from cascade_bench.limits import Check
 from cascade_bench.quality import Share
 from cascade_bench.record import Record
+from cascade_bench.throughput import BATCHES
 from cascade_bench.timing import Latency
 from cascade_calib import evaluate
 from cascade_calib.words import percent
-from cascade_runtime.stages import BATCH_SIZES
 
 
 def render(record: Record) -> Iterator[Table | Text]:
@@ -83,7 +83,7 @@ def _throughput(record: Record) -> Table:
         "",
         f"{files.repeats} x {files.images}",
     )
-    if files.batch < max(BATCH_SIZES):
+    if files.batch < max(BATCHES):
         table.caption = f"larger batches than {files.batch} take too long for --seconds"
     return _numbers_right(table)
 

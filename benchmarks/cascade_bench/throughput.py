@@ -15,8 +15,8 @@ from cascade_bench.comparison import always_full
 from cascade_bench.timing import interleaved, repeat
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
-from cascade_runtime.stages import BATCH_SIZES
 
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 LEAST_PASSES = 3
 
 
@@ -58,11 +58,11 @@ def sweep(cascade: Cascade, work: Workload, seconds: float) -> tuple[Rate, ...]:
     """`at_batch` over the batch sizes, `seconds` for all of them together.
 
     It ends early once one pass of the next size would take longer than its share: a big network
-    on a small machine is at its best rate long before batch 32, and would take minutes to show it.
+    on a small machine is at its best rate long before batch 128, and would take minutes to show it.
     """
-    share = seconds / len(BATCH_SIZES)
+    share = seconds / len(BATCHES)
     rates: list[Rate] = []
-    for batch in sorted(BATCH_SIZES):
+    for batch in BATCHES:
         if rates and _pass_seconds(rates[-1], batch) > share > 0:
             break
         rates.append(at_batch(cascade, work, batch, share))

@@ -26,7 +26,9 @@ from cascade_runtime.engines import Engine
 from cascade_runtime.errors import BundleError
 from cascade_runtime.manifest import Decision, Manifest, Target
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+# What is left after an exit is a few images: every small size is there, so that they go in one run.
+BATCH_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
+WARM_UP_S = 1.0
 OnStage = Callable[[int, int, float], None]
 
 
@@ -95,9 +97,16 @@ class Stages:
         return verdict
 
     def warm_up(self, height: int, width: int) -> None:
-        """Run every stage once at every batch size, so that no later call pays for a first time."""
-        for size in self.batch_sizes:
+        """Run the batch sizes once, so that no later call pays for a first time.
+
+        Smallest first and for about a second: a network so slow that this ends early does not
+        feel the few milliseconds that a first time costs.
+        """
+        started = time.perf_counter()
+        for size in reversed(self.batch_sizes):
             self.forward_all(np.zeros((size, height, width, 3), dtype=np.uint8))
+            if time.perf_counter() - started > WARM_UP_S:
+                break
 
     def _run(self, stage: int, batch: npt.NDArray[Any]) -> tuple[ExitOutputs, Float32 | None]:
         """One stage over any number of images; its exit's outputs, and tokens but at the end."""
