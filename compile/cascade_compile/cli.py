@@ -27,9 +27,8 @@ def cli() -> None:
     "--target",
     "names",
     multiple=True,
-    default=("openvino/bf16/cpu", "onnxruntime/fp32/cpu"),
-    show_default=True,
-    help="backend/precision/device; repeat for several.",
+    help="backend/precision/device; repeat for several.  [default: openvino/bf16/cpu (fp32 where "
+    "the processor has no bf16) and onnxruntime/fp32/cpu]",
 )
 @click.option(
     "--data",
@@ -66,7 +65,8 @@ def bundle(
     from cascade_compile import targets
     from cascade_compile.bundle import BundleRequest, build
 
-    chosen = tuple(targets.parse(name) for name in dict.fromkeys(names))
+    asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
+    chosen = asked or targets.default_targets()
     promise = Request(
         as_fraction(alpha, "--alpha"),
         as_fraction(delta, "--delta"),

@@ -20,8 +20,8 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from cascade_calib.certify import Request
 from cascade_calib.labelled import Loaded
+from cascade_calib.path import Request
 from cascade_compile import bundle as bundles
 from cascade_compile import targets
 from cascade_compile.bundle import BundleRequest

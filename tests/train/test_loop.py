@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cascade_calib.labelled import Loaded
+from cascade_calib.metrics import augrc
 from cascade_runtime.errors import ConfigError
 from cascade_train import loop
 from cascade_train.adapters import AdapterConfig, add_adapter
@@ -222,22 +223,29 @@ def test_lower_augrc_wins_among_epochs_within_the_fnr_limit(
     assert improves(entry(*new), entry(*best)) is better
 
 
-def test_selected_weights_are_those_of_the_last_selected_epoch(
+def test_selected_weights_are_those_that_the_log_line_was_measured_on(
     data: tuple[Loaded, Loaded], config: FitConfig, make_model: Make, tmp_path: Path
 ) -> None:
+    train, select = data
+    labels = np.where(np.arange(len(select)) % 5 == 0, 1 - select.labels, select.labels)
+    hard = Loaded(select.pixels, labels, select.names, None)  # so that no figure is a round one
     kept: dict[int, bytes] = {}
 
     def keep(entry: Epoch) -> None:
         kept[entry.epoch] = (tmp_path / "model.safetensors").read_bytes()
 
-    log = fit(make_model(0), *data, config, tmp_path, report=keep)
+    log = fit(make_model(0), train, hard, replace(config, max_fnr=1.0), tmp_path, report=keep)
     best = [entry for entry in log if entry.selected][-1]
     assert kept[best.epoch] == (tmp_path / "model.safetensors").read_bytes()
     model = make_model(9)
     load_exact(model, tmp_path / "model.safetensors")
-    logits, _ = predict(model, data[1].pixels, bf16=False)
-    accuracy = (logits.argmax(axis=2) == data[1].labels).mean(axis=1)
-    assert accuracy == pytest.approx(best.accuracy, abs=1e-6)
+    logits, gates = predict(model, hard.pixels, bf16=False)
+    wrong = logits.argmax(axis=2) != labels
+    margins = np.abs(logits[:, :, 1] - logits[:, :, 0])
+    areas = [min(augrc(m, w), augrc(g, w)) for m, g, w in zip(margins, gates, wrong, strict=True)]
+    assert 0 < best.augrc == pytest.approx(np.mean(areas), rel=1e-9)
+    assert best.accuracy == pytest.approx(1 - wrong.mean(axis=1), abs=1e-6)
+    assert best.augrc == min(entry.augrc for entry in log)
 
 
 def test_epochs_over_the_fnr_limit_are_marked_and_the_lowest_rate_is_kept(

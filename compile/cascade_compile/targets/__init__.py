@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from cascade_runtime import engines
 from cascade_runtime.errors import TargetError
 
 TARGETS = {
@@ -63,6 +64,18 @@ def parse(name: str) -> TargetName:
         for precision in builder(backend).PRECISIONS
     )
     raise TargetError(f"target {name!r} cannot be built; choose from {known}")
+
+
+def default_targets() -> tuple[TargetName, ...]:
+    """What is built when nothing is asked for: the best OpenVINO form that runs here, and ONNX."""
+    quick = (TargetName("openvino", precision, "cpu") for precision in ("bf16", "fp32"))
+    found = [name for name in quick if runs_here(name)][:1]
+    return (*found, TargetName("onnxruntime", "fp32", "cpu"))
+
+
+def runs_here(name: TargetName) -> bool:
+    """Whether this machine can run the target, and so certify it."""
+    return engines.backend(name.backend).unavailable(name.precision, name.device) is None
 
 
 def builder(backend: str) -> Builder:

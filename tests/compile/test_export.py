@@ -1,0 +1,130 @@
+"""The exported files: what goes in, what comes out, and what is not in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from cascade_compile import export
+from cascade_compile.export import ExportError, export_stages
+from cascade_compile.stages import Stage, split
+from cascade_train.exits import CascadeModel
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def graphs(exported: list[Path]) -> list[onnx.GraphProto]:
+    return [onnx.load(path).graph for path in exported]
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int | None]:
+    """Sizes, None where free."""
+    dims = value.type.tensor_type.shape.dim
+    return [None if d.dim_param else d.dim_value for d in dims]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_one_file_answers_every_batch_size(
+    exported: list[Path], model: CascadeModel, trained, batch: int
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    hidden = trained.select.pixels[:batch]
+    for path, stage in zip(exported, split(model, SIDE), strict=True):
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        have = session.run(None, {stage.input_name: hidden})
+        with torch.no_grad():
+            wanted = stage(torch.from_numpy(hidden))
+        assert len(have) == len(wanted)
+        for ours, theirs in zip(have, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4)
+        hidden = have[-1]
+
+
+def test_pixels_enter_as_uint8_and_only_the_batch_is_free(graphs: list[onnx.GraphProto]) -> None:
+    first, second = graphs
+    assert first.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    values = {v.name: shape(v) for graph in graphs for v in (*graph.input, *graph.output)}
+    assert values == {
+        "pixels": [None, 32, 32, 3],
+        "tokens_in": [None, 17, 128],
+        "logits": [None, 2],
+        "gate": [None],
+        "tokens": [None, 17, 128],
+    }
+    assert [v.name for v in first.output] == ["logits", "gate", "tokens"]
+    assert [v.name for v in second.output] == ["logits", "gate"]
+
+
+def test_auxiliary_heads_are_training_only(
+    graphs: list[onnx.GraphProto], model: CascadeModel
+) -> None:
+    for graph, head in zip(graphs, model.exits.heads, strict=True):
+        arrays = [numpy_helper.to_array(w) for w in graph.initializer]
+
+        def held(weight: torch.Tensor, arrays: list[np.ndarray] = arrays) -> bool:
+            wanted = weight.detach().numpy()
+            return any(np.array_equal(a, w) for a in arrays for w in (wanted, wanted.T))
+
+        assert held(head.classifier.weight)  # so that the next line can fail
+        assert not held(head.auxiliary.weight)
+
+
+def test_no_node_branches_or_computes_positions(graphs: list[onnx.GraphProto]) -> None:
+    for graph in graphs:
+        kinds = {node.op_type for node in graph.node}
+        assert not kinds & {"If", "Loop", "Scan", "Sin", "Cos", "NonZero", "Range"}
+        assert {"LayerNormalization", "Gelu", "Softmax"} <= kinds
+        assert {node.domain for node in graph.node} == {""}
+
+
+def test_weights_are_inside_the_file(exported: list[Path], graphs: list[onnx.GraphProto]) -> None:
+    assert sorted(p.name for p in exported[0].parent.iterdir()) == ["stage0.onnx", "stage1.onnx"]
+    for graph in graphs:
+        assert not any(w.external_data for w in graph.initializer)
+
+
+def test_files_hold_no_path_of_this_machine(exported: list[Path]) -> None:
+    here = Path(export.__file__).parents[2]
+    for path in exported:
+        data = path.read_bytes()
+        for word in (str(here), "site-packages", "stack_trace", str(path.parent)):
+            assert word.encode() not in data
+
+
+def test_network_that_cannot_be_exported_is_refused_by_stage(
+    model: CascadeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(ExportError, match="stage 0 cannot be exported to ONNX: no such operator"):
+        export_stages(model, SIDE, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["names", "batch", "side"])
+def test_graph_that_is_not_as_stated_is_refused(
+    exported: list[Path], model: CascadeModel, tmp_path: Path, what: str
+) -> None:
+    stage: Stage = split(model, SIDE)[0]
+    made = onnx.load(exported[0])
+    dims = made.graph.input[0].type.tensor_type.shape.dim
+    if what == "names":
+        stage.is_first = False
+    elif what == "batch":
+        dims[0].dim_value = 3
+    else:
+        dims[1].dim_param = "height"
+    path = tmp_path / "stage0.onnx"
+    onnx.save(made, path)
+    words = "inputs and outputs are" if what == "names" else "batch must be the only free axis"
+    with pytest.raises(ExportError, match=words):
+        export._check(path, stage)

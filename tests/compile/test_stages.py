@@ -1,0 +1,107 @@
+"""Stages one after the other are the whole network."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cascade_compile.stages import describe, example, split, token_count
+from cascade_train.backbone import build_backbone
+from cascade_train.exits import CascadeModel
+from cascade_train.presets import preset
+
+SIDE = 32
+
+
+@pytest.fixture
+def pixels(trained) -> torch.Tensor:
+    """uint8 [6, 32, 32, 3]."""
+    return torch.from_numpy(trained.select.pixels[:6])
+
+
+@torch.no_grad()
+def test_stages_one_after_the_other_equal_the_whole_network_exactly(
+    model: CascadeModel, pixels: torch.Tensor
+) -> None:
+    eager = model(pixels)
+    stages = split(model, SIDE)
+    whole = model(pixels)
+    hidden = pixels
+    for stage, out, slow in zip(stages, whole, eager, strict=True):
+        logits, gate, *tokens = stage(hidden)
+        assert torch.equal(logits, out.logits)
+        assert torch.equal(gate, out.gate)
+        torch.testing.assert_close(logits, slow.logits, rtol=0, atol=1e-5)
+        hidden = tokens[0] if tokens else None
+    assert hidden is None  # the last stage passes nothing on
+
+
+def test_later_stages_take_the_tokens_of_the_one_before(model: CascadeModel) -> None:
+    first, second = split(model, SIDE)
+    assert (first.input_name, first.output_names) == ("pixels", ["logits", "gate", "tokens"])
+    assert (second.input_name, second.output_names) == ("tokens_in", ["logits", "gate"])
+    assert not hasattr(second, "embeddings")
+    tokens = first(example(first, 2, model, SIDE))[2]
+    assert tokens.shape == example(second, 2, model, SIDE).shape == (2, 1 + 16, 128)
+    with pytest.raises(RuntimeError):
+        second(example(first, 2, model, SIDE).float())
+
+
+def test_no_block_is_in_two_stages_and_none_is_left_out(model: CascadeModel) -> None:
+    stages = split(model, SIDE)
+    blocks = [block for stage in stages for block in stage.blocks]
+    wanted = list(model.backbone.model.layer[: model.exit_blocks[-1]])
+    assert [id(block) for block in blocks] == [id(block) for block in wanted]
+    assert [(stage.first, stage.last) for stage in stages] == [(0, 1), (1, 2)]
+
+
+def test_position_tables_are_constants_of_the_image_size(model: CascadeModel) -> None:
+    model.train()  # in which the backbone jitters them
+    for stage in split(model, SIDE):
+        cos, sin = model.backbone.rope_embeddings(torch.zeros(1, 3, SIDE, SIDE))
+        assert torch.equal(stage.cos, cos)
+        assert torch.equal(stage.sin, sin)
+        assert {"cos", "sin"} <= set(dict(stage.named_buffers()))
+
+
+def test_tokens_are_class_token_registers_and_patches() -> None:
+    with torch.device("meta"):
+        model = CascadeModel(build_backbone(preset("vits16")), (4, 12))
+    assert token_count(model, 224) == preset("vits16").tokens == 1 + 4 + 14 * 14
+
+
+def test_costs_add_up_however_the_network_is_cut(model: CascadeModel) -> None:
+    macs = []
+    for exits in ((2,), (1, 2)):
+        cut = CascadeModel(model.backbone, exits)
+        infos = describe(cut, SIDE)
+        assert all(info.macs > 0 for info in infos)
+        assert [info.blocks for info in infos] == list(itertools.pairwise((0, *exits)))
+        macs.append(sum(info.macs for info in infos))
+    assert macs[0] == macs[1]
+
+
+@pytest.mark.parametrize(("name", "size"), [("tiny", 64), ("vits16plus", 224)])
+def test_costs_are_those_that_torch_counts(name: str, size: int) -> None:
+    """Multiply-adds against an independent count; the heads, which are not counted, are small."""
+    p = preset(name)
+    model = CascadeModel(build_backbone(p, image_size=size), (1, 2)).eval()
+    stages = split(model, size)
+    model.backbone.set_attn_implementation("eager")  # the counter knows no fused attention on CPU
+    for stage, info in zip(stages, describe(model, size), strict=True):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            stage(example(stage, 1, model, size))
+        assert info.macs == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
+
+
+def test_parameters_are_those_that_ship(model: CascadeModel) -> None:
+    infos = describe(model, SIDE)
+    used = [model.backbone.embeddings, *model.backbone.model.layer[:2]]
+    heads = [part for head in model.exits.heads for part in (head.norm, head.classifier, head.gate)]
+    wanted = sum(p.numel() for module in (*used, *heads) for p in module.parameters())
+    assert sum(info.parameters for info in infos) == wanted
+    assert [info.name for info in infos] == ["stage0", "stage1"]
+    assert {(info.tokens, info.width) for info in infos} == {(17, 128)}
