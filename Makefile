@@ -21,9 +21,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/cascade-train fit --data 'roadworks:day?n=12000' --out $(DEMO)/day \
-	    --epochs 6 --lr 1.5e-3 --splits .8,.1,.05,.05
+	    --epochs 7 --lr 1.5e-3 --splits .8,.1,.05,.05
 	$(BIN)/cascade-train fit --data 'roadworks:night?n=14000' --out $(DEMO)/night \
-	    --init $(DEMO)/day --adapter lora --rank 16 --epochs 4 --lr 2e-3 --splits .45,.13,.28,.14
+	    --init $(DEMO)/day --adapter lora --rank 16 --epochs 5 --lr 2e-3 --splits .45,.13,.28,.14
 	$(BIN)/cascade-compile bundle $(DEMO)/night --out $(DEMO)/roadworks.cascade \
 	    --alpha 0.01 --delta 0.05 --coverage 0.70
 	$(BIN)/cascade-calibrate evaluate $(DEMO)/roadworks.cascade \

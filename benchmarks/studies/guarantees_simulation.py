@@ -33,7 +33,7 @@ XI = Fraction("0.7")
 SIZES = (300, 1000, 3000, 10_000)
 ALPHAS = ("0.01", "0.05", "0.1")
 DELTAS = ("0.05", "0.1")
-LAMBDAS = np.linspace(0, 1, 41)
+LAMBDAS = np.linspace(0, 1, 21)
 PAC = (
     "certified",
     "certified, FNR",
@@ -68,6 +68,10 @@ class Population:
         stated, wrong = self.stated(u), rng.random(u.shape) < self.error(u)
         gate = stated if self.informs else rng.random(u.shape)
         return Draw(gate, stated, wrong, rng.random(n) < 0.3)
+
+    def ties(self, n: int) -> int:
+        """How many of n images may share a gate, set before they are seen."""
+        return int(n / self.levels + 3 * np.sqrt(n / self.levels)) if self.levels else 0
 
     def gate_at(self, share: np.ndarray) -> np.ndarray:
         """Gate thresholds that accept these shares of the images of one exit."""
@@ -273,7 +277,7 @@ def _one(
             covered, risk = truth.acting(sgr.thresholds.values())
             table.add("SGR", alpha, delta, covered, risk > a)
             for form in ("rank", "grid"):
-                fit = fit_inductive(gate, s, XI, alpha, delta, form)
+                fit = fit_inductive(gate, s, XI, alpha, delta, form, ties=population.ties(n))
                 covered, risk = 0.0, 0.0
                 if fit.status == "CERTIFIED":
                     covered, risk = truth.set_risk(fit.tau, fit.q, strict=form == "rank")
@@ -307,7 +311,8 @@ def _certified(
         first = min((least + 2 * np.sqrt(least)) / n, 1.0)
         exits = np.linspace(first, 1, 50)[:, None] * (0.5 ** np.arange(population.stages))
         path = population.gate_at(exits)
-        fit = certify(data.gate, data.wrong, path, promised, delta, positive=data.positive, fnr=fnr)
+        positive = data.positive if fnr else None
+        fit = certify(data.gate, data.wrong, path, promised, delta, positive=positive, fnr=fnr)
         covered, risk = truth.acting(fit.thresholds.values())
         table.add(method, alpha, delta, covered, risk > float(alpha))
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cascade_calib.bootstrap import RESAMPLES, Interval, augrc_interval, ratio_intervals
+from cascade_calib.bootstrap import RESAMPLES, Interval, bootstrap_ci, ratio_intervals
 from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
 from cascade_calib.collect import Collected, Progress, collect
-from cascade_calib.metrics import augrc
+from cascade_calib.metrics import augrc, confusion
 from cascade_calib.words import percent
-from cascade_runtime.decision import Bool, decide, score_logit
+from cascade_runtime.decision import Bool, Verdict, decide, score_logit
 from cascade_runtime.errors import DataError
 from cascade_runtime.manifest import Certificate, Decision
 
@@ -57,9 +57,10 @@ class Evaluation:
     """Everything `cascade-calibrate evaluate` prints; counts are of images.
 
     risk: wrong among the acted on. fnr: acted-on positives called negative; fpr: the reverse.
-    full_accuracy: of the last exit, asked about every image. promise: whether the certificate's
-    risk is borne out: "held" at or below alpha, "not contradicted" above it by no more than
-    chance (the 95 % lower bound is below alpha), else "contradicted".
+    full_accuracy: of the last exit, asked about every image. mcc: of the acted on. promise:
+    whether the certificate's risk is borne out: "held" at or below alpha, "not contradicted" above
+    it by no more than chance (the 95 % lower bound is below alpha), else "contradicted".
+    fnr_promise: the same of the promised FNR; both None where none was promised.
     """
 
     target: str
@@ -72,15 +73,18 @@ class Evaluation:
     fnr: Estimate
     fpr: Estimate
     full_accuracy: Estimate
+    mcc: float
     exits: tuple[ExitFigures, ...]
     alpha: float
     promise: Held
     is_calibration_set: bool
     content_sha256: str
+    fnr_promised: float | None = None
+    fnr_promise: Held | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: NaN becomes None."""
-        return {key: _json_safe(value) for key, value in asdict(self).items()}
+        return {key: json_safe(value) for key, value in asdict(self).items()}
 
 
 def evaluate(
@@ -145,17 +149,7 @@ def evaluate_collected(
     """The same, from outputs already collected."""
     verdict = decide(seen.exits, decision)
     acted, wrong = verdict.acted, verdict.acted & (verdict.label != seen.labels)
-    positive = seen.labels == 1
-    last = seen.exits[-1].logits
-    right_at_end = (last[:, 1] > last[:, 0]) == positive
-    everything = np.ones(len(seen), dtype=np.bool_)
-    ratios = {
-        "coverage": (acted, everything),
-        "risk": (wrong, acted),
-        "fnr": (wrong & positive, acted & positive),
-        "fpr": (wrong & ~positive, acted & ~positive),
-        "full_accuracy": (right_at_end, everything),
-    }
+    ratios = shares(seen, verdict)
     intervals = ratio_intervals(
         np.stack([top for top, _ in ratios.values()], axis=1),
         np.stack([bottom for _, bottom in ratios.values()], axis=1),
@@ -164,13 +158,14 @@ def evaluate_collected(
         seed=seed,
     )
     estimates = {
-        name: _estimate(top, bottom, interval)
+        name: estimate(top, bottom, interval)
         for (name, (top, bottom)), interval in zip(ratios.items(), intervals, strict=True)
     }
     exits = tuple(
         _exit_figures(seen, decision, stage, acted & (verdict.stage == stage), wrong, resamples)
         for stage in range(len(seen.exits))
     )
+    promised = certificate.fnr_promised
     return Evaluation(
         target=target,
         classes=classes,
@@ -180,10 +175,40 @@ def evaluate_collected(
         **estimates,
         exits=exits,
         alpha=certificate.alpha,
-        promise=_promise(certificate, estimates["risk"]),
+        mcc=confusion(verdict.label, seen.labels).mcc,
+        promise=_promise(certificate, estimates["risk"], certificate.alpha),
         is_calibration_set=seen.content_sha256 == certificate.calibration_sha256,
         content_sha256=seen.content_sha256,
+        fnr_promised=promised,
+        fnr_promise=None if promised is None else _promise(certificate, estimates["fnr"], promised),
     )
+
+
+def shares(seen: Collected, verdict: Verdict) -> dict[str, tuple[Bool, Bool]]:
+    """Each figure of an `Evaluation` as (images that count, of which images), bool [N] each."""
+    acted, wrong = verdict.acted, verdict.acted & (verdict.label != seen.labels)
+    positive = seen.labels == 1
+    last = seen.exits[-1].logits
+    right_at_end = (last[:, 1] > last[:, 0]) == positive
+    everything = np.ones(len(seen), dtype=np.bool_)
+    return {
+        "coverage": (acted, everything),
+        "risk": (wrong, acted),
+        "fnr": (wrong & positive, acted & positive),
+        "fpr": (wrong & ~positive, acted & ~positive),
+        "full_accuracy": (right_at_end, everything),
+    }
+
+
+def figure_names(classes: tuple[str, str]) -> dict[str, str]:
+    """What the figures of `shares` are called in a table."""
+    return {
+        "coverage": "coverage (acted on)",
+        "risk": "risk (wrong of the acted on)",
+        "fnr": f"FNR ({classes[1]} called {classes[0]})",
+        "fpr": f"FPR ({classes[0]} called {classes[1]})",
+        "full_accuracy": "accuracy, always run to the end",
+    }
 
 
 def tables(result: Evaluation) -> list[Table]:
@@ -191,28 +216,22 @@ def tables(result: Evaluation) -> list[Table]:
     from rich.table import Table
 
     figures = Table("figure", "value", "95 % interval", "counted", title=f"on {result.target}")
-    names = {
-        "coverage": "coverage (acted on)",
-        "risk": "risk (wrong of the acted on)",
-        "fnr": f"FNR ({result.classes[1]} called {result.classes[0]})",
-        "fpr": f"FPR ({result.classes[0]} called {result.classes[1]})",
-        "full_accuracy": "accuracy, always run to the end",
-    }
-    for field, name in names.items():
+    for field, name in figure_names(result.classes).items():
         x: Estimate = getattr(result, field)
-        figures.add_row(name, _share(x.value), _range(x.interval), f"{x.part} of {x.of}")
+        figures.add_row(name, share(x.value), span(x.interval), f"{x.part} of {x.of}")
+    figures.add_row("MCC of the acted on", _number(result.mcc), "", f"{result.risk.of}")
     exits = Table("exit", "answered", "wrong", "risk", "AUGRC x 1000")
     for stage, part in enumerate(result.exits):
         risk = part.errors / part.answered if part.answered else float("nan")
         area = f"{1000 * part.augrc:.3g} ({1000 * part.augrc_interval.low:.3g} to "
         area += f"{1000 * part.augrc_interval.high:.3g})"
-        exits.add_row(str(stage), str(part.answered), str(part.errors), _share(risk), area)
+        exits.add_row(str(stage), str(part.answered), str(part.errors), share(risk), area)
     return [figures, exits]
 
 
 def conclusion(result: Evaluation) -> str:
     """The promise against what was seen, in words."""
-    risk = f"{_share(result.risk.value)} of the {result.risk.of} images acted on are wrong"
+    risk = f"{share(result.risk.value)} of the {result.risk.of} images acted on are wrong"
     asked = f"the {percent(result.alpha)} promised"
     sentence = {
         "held": f"The promise held: {risk}, within {asked}.",
@@ -221,11 +240,26 @@ def conclusion(result: Evaluation) -> str:
         "drawn like the calibration images? If they are, certify again on fresh ones.",
         "no promise": "This target carries no promise: it is INFEASIBLE and defers every image.",
     }[result.promise]
+    if result.fnr_promise not in (None, "no promise"):
+        sentence += f" {_fnr_conclusion(result)}"
     if result.is_calibration_set:
         sentence += " These are the calibration images themselves: this confirms nothing."
     if result.skipped:
         sentence += f" {result.skipped} images could not be read and are not counted."
     return sentence
+
+
+def _fnr_conclusion(result: Evaluation) -> str:
+    """The FNR promise against what was seen, in words."""
+    missed = f"{share(result.fnr.value)} of the {result.fnr.of} positives acted on are missed"
+    asked = f"the FNR of {percent(result.fnr_promised or 0.0)} promised"
+    return {
+        "held": f"The FNR promise held: {missed}, within {asked}.",
+        "not contradicted": f"The FNR is not contradicted: {missed}, above {asked}, but within "
+        "chance of it.",
+    }.get(
+        result.fnr_promise or "", f"The FNR is CONTRADICTED: {missed}, beyond chance above {asked}."
+    )
 
 
 def _exit_figures(
@@ -240,11 +274,13 @@ def _exit_figures(
         answered=int(answered.sum()),
         errors=int((answered & wrong).sum()),
         augrc=augrc(score[known], miss),
-        augrc_interval=augrc_interval(score[known], miss, groups, resamples=min(resamples, 1000)),
+        augrc_interval=bootstrap_ci(
+            score[known], miss, groups=groups, resamples=min(resamples, 1000)
+        ),
     )
 
 
-def _estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
+def estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
     """The ratio; where it is exactly 0 or 1, whose resamples all agree, the exact interval."""
     part, of = int(top.sum()), int(bottom.sum())
     if of and part in (0, of):
@@ -254,28 +290,35 @@ def _estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
     return Estimate(part / of if of else float("nan"), part, of, interval)
 
 
-def _promise(certificate: Certificate, risk: Estimate) -> Held:
+def _promise(certificate: Certificate, rate: Estimate, promised: float) -> Held:
     if certificate.status != "CERTIFIED":
         return "no promise"
-    if not risk.of or risk.value <= certificate.alpha:
+    if not rate.of or rate.value <= promised:
         return "held"
-    lower = clopper_pearson_lower(risk.part, risk.of, Fraction(1, 20))
-    return "not contradicted" if lower <= certificate.alpha else "contradicted"
+    lower = clopper_pearson_lower(rate.part, rate.of, Fraction(1, 20))
+    return "not contradicted" if lower <= promised else "contradicted"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """A share for a table, "-" where it is undefined."""
     return "-" if np.isnan(value) else percent(value)
 
 
-def _range(interval: Interval) -> str:
-    return f"{_share(interval.low)} to {_share(interval.high)}"
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
-def _json_safe(value: Any) -> Any:
+def span(interval: Interval) -> str:
+    """An interval for a table."""
+    return f"{share(interval.low)} to {share(interval.high)}"
+
+
+def json_safe(value: Any) -> Any:
+    """The same without what JSON has no word for: NaN becomes None, an interval an object."""
     if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, Interval):
-        return {"low": _json_safe(value.low), "high": _json_safe(value.high)}
+        return {"low": json_safe(value.low), "high": json_safe(value.high)}
     if isinstance(value, (list, tuple)):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

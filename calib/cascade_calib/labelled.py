@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade_calib.listing import Int8, LabelledImages, read_labelled
-from cascade_calib.splits_file import Skipped, content_hash
+from cascade_calib.splits_file import SPLITS_NAME, Skipped, content_hash, read_splits
 from cascade_runtime.errors import DataError, ImageError
 from cascade_runtime.manifest import Preprocess
 from cascade_runtime.preprocess import Pixels, decode_rgb, fit, printable
@@ -30,8 +31,10 @@ __all__ = [
     "Loaded",
     "Progress",
     "Skipped",
+    "check_unchanged",
     "content_sha256",
     "load_pixels",
+    "load_split_pixels",
     "pixels_sha256",
     "read_labelled",
 ]
@@ -146,6 +149,51 @@ def load_pixels(
         skipped=skipped,
         hashes=tuple(digests[i] for i in kept) if hashes else None,
     )
+
+
+def load_split_pixels(
+    path: str | Path,
+    split: str,
+    spec: Preprocess,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """The pixels of one split of a `splits.json` (or of the one in a folder), whole and unchanged.
+
+    Raises:
+        DataError: see `check_unchanged`.
+    """
+    path = Path(path)
+    path = path / SPLITS_NAME if path.is_dir() else path
+    images = read_labelled(path, split=split)
+    loaded = load_pixels(images, spec, workers=workers, progress=progress, hashes=True)
+    check_unchanged(loaded, path, split)
+    return loaded
+
+
+def check_unchanged(loaded: Loaded, path: Path, split: str) -> None:
+    """That the images of a split, loaded with `hashes`, are all there and what they were.
+
+    A split is what it was when it was drawn: leaving out an image afterwards would be a choice,
+    and a certificate is only worth something without one.
+
+    Raises:
+        DataError: an image is missing, unreadable, or its pixels are others than then.
+    """
+    expected = {entry.path: entry.sha256 for entry in read_splits(path).entries}
+    changed = [
+        f"{printable(name)} (other pixels)"
+        for name, digest in zip(loaded.names, loaded.hashes or (), strict=True)
+        if digest != expected[name]
+    ]
+    lost = [f"{printable(item.path)} ({item.reason})" for item in loaded.skipped]
+    if changed or lost:
+        first, count = ", ".join([*lost, *changed][:3]), len(changed) + len(lost)
+        raise DataError(
+            f"{printable(str(path))}: {count} of {len(loaded) + len(lost)} images of {split} "
+            f"are not what they were when it was made: {first}; bring them back, or split again"
+        )
 
 
 def _read(images: LabelledImages, i: int, spec: Preprocess, hashed: bool) -> tuple[Pixels, str]:

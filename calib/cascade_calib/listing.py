@@ -136,7 +136,9 @@ def _from_folder(root: Path, positive: str | None) -> LabelledImages:
     classes = _order(names, positive, printable(str(root)))
     found: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
-        inside = [(f"{part}/{rest}", label) for part in parts[name] for rest in _walk(root, part)]
+        inside = [
+            (f"{part}/{rest}", label) for part in parts[name] for rest in images_below(root, part)
+        ]
         if not inside:
             raise DataError(
                 f"{printable(str(root))}: the class folder {printable(name)} holds no image "
@@ -181,13 +183,13 @@ def _folders(root: Path) -> list[str]:
     )
 
 
-def _walk(root: Path, part: str) -> Iterator[str]:
+def images_below(root: Path, part: str = ".") -> Iterator[str]:
     """Posix paths below `root/part`, from there, that are called like an image.
 
     Links are followed, but a folder is entered only once and the data set's own never again.
     """
     top = root / part
-    entered = {_identity(root)}
+    entered = set() if part == "." else {_identity(root)}
     for folder, inner, files in os.walk(top, followlinks=True):
         if _identity(Path(folder)) in entered:
             inner.clear()

@@ -17,15 +17,16 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from cascade_calib.arrays import Float64, Int64
 from cascade_calib.bounds import at_least, binomial_p_values
 from cascade_calib.collect import Collected
-from cascade_calib.metrics import Float64, Int64
 from cascade_calib.scaling import sigmoid
 from cascade_runtime.decision import Float32, decide_exit, passes_on
 from cascade_runtime.manifest import ExitRule
 
 Thresholds: TypeAlias = tuple[float | None, ...]
 
+METHOD = "fixed-sequence exact binomial test"
 CANDIDATES = 4096
 PER_EXIT = 256
 SET_LOGIT = 0.0  # lambda = 1/2: the set is the more probable class, and both where they tie
@@ -36,6 +37,9 @@ _CELLS = 4_000_000  # candidates x images held at once
 class Request:
     """The promise asked for: risk <= alpha, but for delta of the draws, and the coverage floor.
 
+    With `fnr`, also FNR <= fnr among the positives acted on, both promises at once but for delta:
+    each is tested at half of the certificate's share of it.
+
     `claims` certificates are asked of the same calibration images, one a target of the bundle, and
     each is tested at delta / claims (Bonferroni): the promise then holds whichever target runs,
     also where the certificates themselves decide which one that is.
@@ -45,11 +49,12 @@ class Request:
     delta: Fraction
     coverage: Fraction
     claims: int = 1
+    fnr: Fraction | None = None
 
     @property
     def share(self) -> Fraction:
-        """The part of delta that one certificate may use."""
-        return self.delta / self.claims
+        """The part of delta that one test may use."""
+        return self.delta / self.claims / (1 if self.fnr is None else 2)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Outcomes:
 
     accepted: acted on by the whole cascade; errors: wrong among them; expected: their summed
     error probability by the scores' own word; cost: mean cost of the stages an image went through.
+    positives: acted-on images of class 1; missed: those called 0. Counted only where asked for.
     """
 
     accepted: Int64
@@ -65,6 +71,8 @@ class Outcomes:
     expected: Float64
     cost: Float64
     images: int
+    positives: Int64 | None = None
+    missed: Int64 | None = None
 
 
 @dataclass(frozen=True)
@@ -76,21 +84,30 @@ class Walk:
     tested: int
     passed: int
     chosen: int | None
+    fnr_p_values: Float64 | None = None
 
 
 def outcomes(
-    data: Collected, rules: Sequence[ExitRule], stage_costs: Sequence[float], tau: Float32
+    data: Collected,
+    rules: Sequence[ExitRule],
+    stage_costs: Sequence[float],
+    tau: Float32,
+    *,
+    by_class: bool = False,
 ) -> Outcomes:
     """The cascade's behaviour under many threshold vectors, as `decision.decide` has it.
 
     Args:
         tau: float32 [C, S], +inf where the exit never answers.
+        by_class: whether to count the positives, too.
     """
     exits = [_exit(data, rule, stage) for stage, rule in enumerate(rules)]
     n, step = len(data), max(1, _CELLS // max(1, len(data)))
     accepted = np.zeros(len(tau), dtype=np.int64)
     errors = np.zeros(len(tau), dtype=np.int64)
+    positives, missed = np.zeros_like(accepted), np.zeros_like(accepted)
     expected, cost = np.zeros(len(tau)), np.zeros(len(tau))
+    positive = data.labels == 1
     for start in range(0, len(tau), step):
         rows = slice(start, start + step)
         pending = np.ones((len(tau[rows]), n), dtype=np.bool_)
@@ -100,8 +117,12 @@ def outcomes(
             accepted[rows] += (answered & acts).sum(axis=1)
             errors[rows] += (answered & wrong).sum(axis=1)
             expected[rows] += answered @ doubt
+            if by_class:
+                positives[rows] += (answered & acts & positive).sum(axis=1)
+                missed[rows] += (answered & wrong & positive).sum(axis=1)
             pending &= ~answered
-    return Outcomes(accepted, errors, expected, cost / max(1, n), n)
+    counted = (positives, missed) if by_class else (None, None)
+    return Outcomes(accepted, errors, expected, cost / max(1, n), n, *counted)
 
 
 def propose_path(
@@ -115,11 +136,12 @@ def propose_path(
     """Threshold vectors worth testing, safest first, each next one riskier and cheaper.
 
     Candidates are all combinations of each exit's score quantiles on `val_select`; the safer of
-    two is the one whose test on `n_calib` images is expected to give the smaller p-value. Its risk
-    is taken half as counted and half as the calibrated scores expect it: counted alone, the
-    cheapest of many candidates without an error is the luckiest. Along growing p-value the path
-    keeps what is cheaper than all before it, at equal cost what covers more. Every vector has
-    enough coverage in hand that `n_calib` images will not show less than the floor by chance.
+    two is the one whose test on `n_calib` images is expected to give the smaller p-value or, where
+    neither is likely to pass, the one with the smaller risk. Risk is taken half as counted and half
+    as the calibrated scores expect it: counted alone, the cheapest of many candidates without an
+    error is the luckiest. In that order the path keeps what is cheaper than all before it, at
+    equal cost what covers more. Every vector has enough coverage in hand that `n_calib` images
+    will not show less than the floor by chance.
 
     Returns:
         The path; empty when there are no images, or no candidate reaches the coverage floor.
@@ -128,7 +150,7 @@ def propose_path(
     if not n or not n_calib:
         return []
     tau = _grid(select, rules)
-    seen = outcomes(select, rules, stage_costs, tau)
+    seen = outcomes(select, rules, stage_costs, tau, by_class=request.fnr is not None)
     coverage = seen.accepted / n
     floor = float(request.coverage)
     spare = 2 * np.sqrt(floor * (1 - floor) * (1 / n + 1 / n_calib))
@@ -137,6 +159,10 @@ def propose_path(
     k = np.maximum(seen.accepted, 1)
     risk = 0.5 * (seen.errors + 0.5) / (k + 1) + 0.5 * seen.expected / k
     danger = binomial_p_values(risk * coverage * n_calib, coverage * n_calib, request.alpha)
+    if request.fnr is not None and seen.positives is not None and seen.missed is not None:
+        rate, found = (seen.missed + 0.5) / (seen.positives + 1), seen.positives / n * n_calib
+        danger = np.maximum(danger, binomial_p_values(rate * found, found, request.fnr))
+    danger = np.where(danger < 0.5, danger, 0.5 + risk)  # hopeless p-values all round to 1
     path: list[Thresholds] = []
     best = (float("inf"), 0.0)
     for i in np.lexsort((-coverage, seen.cost, danger)):
@@ -156,18 +182,31 @@ def walk(
 ) -> Walk:
     """Test the path in its order and keep the cheapest proven vector above the coverage floor.
 
-    The hypothesis at each vector is "the risk of what it acts on is above alpha"; stopping at the
-    first that is not rejected keeps the chance of any false rejection at delta, with no division
-    by the length of the path.
+    The hypothesis at each vector is "the risk of what it acts on is above alpha", and with an FNR
+    promise also "its FNR is above that"; stopping at the first that is not rejected keeps the
+    chance of any false rejection at delta, with no division by the length of the path.
     """
     tau = as_float32(path, len(rules))
-    seen = outcomes(calib, rules, stage_costs, tau)
+    seen = outcomes(calib, rules, stage_costs, tau, by_class=request.fnr is not None)
     p = binomial_p_values(seen.errors, seen.accepted, request.alpha)
-    failures = np.flatnonzero(p > float(request.share))
-    passed = int(failures[0]) if len(failures) else len(path)
-    covered = seen.accepted[:passed] >= at_least(request.coverage, max(1, len(calib)))
-    good = np.flatnonzero(covered)
-    return Walk(seen, p, min(passed + 1, len(path)), passed, int(good[-1]) if len(good) else None)
+    p_fnr = None
+    if request.fnr is not None and seen.positives is not None and seen.missed is not None:
+        p_fnr = binomial_p_values(seen.missed, seen.positives, request.fnr)
+    passed = passed_first(p if p_fnr is None else np.maximum(p, p_fnr), request.share)
+    chosen = cheapest_covering(seen.accepted[:passed], request.coverage, len(calib))
+    return Walk(seen, p, min(passed + 1, len(path)), passed, chosen, p_fnr)
+
+
+def passed_first(p_values: Float64, share: Fraction) -> int:
+    """How many vectors pass before the first that does not (fixed-sequence testing)."""
+    failures = np.flatnonzero(p_values > float(share))
+    return int(failures[0]) if len(failures) else len(p_values)
+
+
+def cheapest_covering(accepted: Int64, coverage: Fraction, n: int) -> int | None:
+    """The last, so the cheapest, of the passed vectors that acts on enough of n images."""
+    good = np.flatnonzero(accepted >= at_least(coverage, max(1, n)))
+    return int(good[-1]) if len(good) else None
 
 
 def as_float32(path: Sequence[Thresholds], exits: int) -> Float32:

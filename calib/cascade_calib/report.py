@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from cascade_calib.collect import Collected
-from cascade_calib.metrics import Float64, ece, risk_coverage
+from cascade_calib.metrics import Float64, ece, risk_coverage_curve
 from cascade_calib.plots import OperatingPoint, reliability_plot, risk_coverage_plot
 from cascade_calib.scaling import reliability, sigmoid
 from cascade_calib.words import percent
@@ -117,6 +117,16 @@ def _figures(c: Certificate) -> str:
             f"upper bound with {sure} confidence; promised {percent(c.alpha, 6)}",
         ),
     ]
+    if c.fnr_promised is not None and c.fnr_upper is not None:
+        missed, found = c.class_errors[1], c.class_accepted[1]
+        rows.append(
+            (
+                "positives missed",
+                percent(missed / found) if found else "–",
+                f"{missed:,} of {found:,} acted on; upper bound {percent(c.fnr_upper)} with {sure} "
+                f"confidence; promised {percent(c.fnr_promised, 6)}",
+            )
+        )
     cells = "".join(
         f"<div><dt>{escape(title)}</dt><dd>{value}</dd><dd class='note'>{escape(note)}</dd></div>"
         for title, value, note in rows
@@ -151,7 +161,9 @@ def _curve(c: Certificate, rules: tuple[ExitRule, ...], select: Collected, name:
     curves = []
     for stage, rule in enumerate(rules):
         known, right = _known(select, stage, rule)
-        curves.append(risk_coverage(score_logit(select.exits[stage], rule)[known], ~right[known]))
+        curves.append(
+            risk_coverage_curve(score_logit(select.exits[stage], rule)[known], ~right[known])
+        )
     point = None
     if c.accepted:
         point = OperatingPoint(c.coverage, c.errors / c.accepted, c.risk_upper)

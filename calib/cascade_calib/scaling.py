@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cascade_calib.metrics import Float64, Int64
+from cascade_calib.arrays import Float64, Int64
 
 TEMPERATURES = (0.01, 100.0)
 SLOPES = (0.05, 100.0)  # of the standardised gate: less and float32 would merge distinct scores

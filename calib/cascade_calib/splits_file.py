@@ -19,6 +19,7 @@ from cascade_runtime.preprocess import printable
 
 FORMAT = "cascade-edge.splits"
 VERSION = 1
+SPLITS_NAME = "splits.json"
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 
 

@@ -18,9 +18,10 @@ from cascade_runtime.preprocess import printable
 Row: TypeAlias = tuple[int, dict[str, str]]
 
 COLUMNS = ("path", "label", "group")
+LABELLED = ("path", "label")
 
 
-def csv_rows(path: Path) -> Iterator[Row]:
+def csv_rows(path: Path, needed: Sequence[str] = LABELLED) -> Iterator[Row]:
     """The rows of a CSV file, UTF-8 with or without a byte-order mark; blank lines are passed over.
 
     A row's number is that of its last line in the file, the header being line 1.
@@ -36,7 +37,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 if not any(cell.strip() for cell in cells):
                     continue
                 if not header:
-                    header = _header(where, cells)
+                    header = _header(where, cells, needed)
                 elif len(cells) != len(header):
                     raise DataError(
                         f"{where}: row {line} has {len(cells)} cells, the header has "
@@ -51,10 +52,11 @@ def csv_rows(path: Path) -> Iterator[Row]:
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror})") from error
     if not header:
-        raise DataError(f"{where}: is empty, expected a header path,label or path,label,group")
+        expected = ",".join(needed)
+        raise DataError(f"{where}: is empty, expected a header {expected} or {expected},group")
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
+def parquet_rows(path: Path, needed: Sequence[str] = LABELLED) -> Iterator[Row]:
     """The rows of a Parquet file, numbered from 1; labels may be text, integers or booleans."""
     where = printable(str(path))
     try:
@@ -66,7 +68,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
         ) from error
     try:
         names = parquet.read_schema(path).names
-        header = _header(where, names)
+        header = _header(where, names, needed)
         wanted = {key: name for name, key in zip(names, header, strict=True) if key in COLUMNS}
         table = parquet.read_table(path, columns=list(wanted.values())).to_pydict()
     except (pyarrow.ArrowException, OSError) as error:
@@ -79,16 +81,17 @@ def parquet_rows(path: Path) -> Iterator[Row]:
         yield number, dict(zip(wanted, text, strict=True))
 
 
-def _header(where: str, names: Sequence[str]) -> list[str]:
-    """Column names in lower case, with path and label among them, each once."""
+def _header(where: str, names: Sequence[str], needed: Sequence[str]) -> list[str]:
+    """Column names in lower case, with the needed ones among them, each once."""
     header = [name.strip().lower() for name in names]
     for column in COLUMNS:
         if header.count(column) > 1:
             raise DataError(f"{where}: the column {column} is there twice")
-        if column not in header and column != "group":
+        if column not in header and column in needed:
+            expected = ",".join(needed)
             raise DataError(
                 f"{where}: no column {column}; the header is {some(names)}, expected "
-                "path,label or path,label,group"
+                f"{expected} or {expected},group"
             )
     return header
 

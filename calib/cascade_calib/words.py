@@ -12,10 +12,10 @@ from fractions import Fraction
 import msgspec
 import numpy as np
 
-from cascade_calib.bounds import at_least, clopper_pearson_upper, least_accepted
+from cascade_calib.arrays import Int64
+from cascade_calib.bounds import at_least, clopper_pearson_upper, images_needed, least_accepted
 from cascade_calib.collect import Collected
 from cascade_calib.path import SET_LOGIT, Request, Thresholds, Walk
-from cascade_calib.plan import images_needed
 from cascade_runtime.decision import decide_exit
 from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import ExitRule
@@ -25,6 +25,7 @@ _SECOND_TEST = (
     "These are estimates for planning: asking the same calibration images again is a second test "
     "and needs a share of delta of its own; fresh images do not."
 )
+_HOPELESS = "No number of images and no alpha helps that: the model has to be better."
 
 
 def percent(share: float | Fraction, digits: int = 3) -> str:
@@ -32,11 +33,15 @@ def percent(share: float | Fraction, digits: int = 3) -> str:
     return f"{100 * float(share):.{digits}g} %"
 
 
-def promise(request: Request) -> str:
-    """The proven statement, in one sentence."""
+def promise(request: Request, which: str = "this engine acts on") -> str:
+    """The proven statement, in one sentence; `which` images it is about."""
+    missed = ""
+    if request.fnr is not None:
+        missed = f"and of the positives among them at most {percent(request.fnr, 6)} are missed, "
     return (
-        f"Of the images this engine acts on, at most {percent(request.alpha, 6)} are wrong, with "
-        f"{percent(1 - request.delta, 6)} confidence over the draw of the calibration images"
+        f"Of the images {which}, at most {percent(request.alpha, 6)} are wrong, "
+        f"{missed}with {percent(1 - request.delta, 6)} confidence over the draw of the "
+        "calibration images"
         + (f", for all {request.claims} targets at once." if request.claims > 1 else ".")
     )
 
@@ -79,25 +84,50 @@ def advice(
     )
     if k < (least := least_accepted(request.alpha, request.share)):
         seen += f", and a proof takes {least:,} even without an error"
+    out, prefix = result.outcomes, slice(first + 1)
+    parts = [
+        ("it", "alpha", request.alpha, out.errors[prefix], out.accepted[prefix], result.p_values)
+    ]
+    if request.fnr is not None and out.missed is not None and out.positives is not None:
+        missed, positives = out.missed[prefix], out.positives[prefix]
+        seen += f"; of the {positives[first]} positives among these they miss {missed[first]}"
+        if positives[first] < (least := least_accepted(request.fnr, request.share)):
+            seen += f", and a proof takes {least:,} positives even if none is missed"
+        p_fnr = np.ones(first + 1) if result.fnr_p_values is None else result.fnr_p_values
+        parts.append(("the FNR", "an FNR", request.fnr, missed, positives, p_fnr))
+        parts = [part for part in parts if (part[5][prefix] > float(request.share)).any()]
+    ways = [_ways(*part[:5], request.share, n) for part in parts]
+    return " ".join([f"{seen}.", *ways, _SECOND_TEST] if all(ways) else [f"{seen}.", _HOPELESS])
+
+
+def _ways(
+    what: str,
+    name: str,
+    promised: Fraction,
+    errors: Int64,
+    accepted: Int64,
+    share: Fraction,
+    n: int,
+) -> str:
+    """What would make one promise pass on the last of these vectors; "" where nothing would."""
+    e, k = int(errors[-1]), int(accepted[-1])
     upper = max(
-        clopper_pearson_upper(int(err), int(acc), request.share)
-        for err, acc in zip(
-            result.outcomes.errors[: first + 1], result.outcomes.accepted[: first + 1], strict=True
-        )
+        clopper_pearson_upper(int(err), int(acc), share)
+        for err, acc in zip(errors, accepted, strict=True)
     )
     ways = []
-    if found := _more_images(request, n, k, e):
+    if found := _more_images(promised, share, n, k, e):
         more, rate = found
         ways.append(
             f"about {more:,} more labelled calibration images (if {percent(rate, 2)} is the true "
             "error rate)"
         )
     if upper < 1:
-        alpha = float(human_alpha(upper))
-        ways.append(f"alpha of {alpha:g} ({percent(alpha, 6)}) instead of {float(request.alpha):g}")
-    if not ways:
-        return f"{seen}. No number of images and no alpha helps that: the model has to be better."
-    return f"{seen}. What would make it pass: {', or '.join(ways)}. {_SECOND_TEST}"
+        reachable = float(human_alpha(upper))
+        ways.append(
+            f"{name} of {reachable:g} ({percent(reachable, 6)}) instead of {float(promised):g}"
+        )
+    return f"What would make {what} pass: {', or '.join(ways)}." if ways else ""
 
 
 def _unreachable(select: Collected, rules: Sequence[ExitRule], request: Request) -> str:
@@ -118,16 +148,20 @@ def _widest(select: Collected, rules: Sequence[ExitRule]) -> float:
     return float(able.mean())
 
 
-def _more_images(request: Request, n: int, k: int, e: int) -> tuple[int, float] | None:
+def _more_images(
+    promised: Fraction, share: Fraction, n: int, k: int, e: int
+) -> tuple[int, float] | None:
     """How many more images at the observed coverage and which error rate; None: none would do.
 
     The rate counts half an error more than was seen (none seen does not mean that none will be),
     unless so few images were seen that this alone would come near alpha.
     """
+    if not k:
+        return None
     careful, plain = (e + 0.5) / (k + 1), e / k
-    rate = careful if 2 * careful < request.alpha else plain
+    rate = careful if 2 * careful < promised else plain
     try:
-        plan = images_needed(request.alpha, request.share, k / n, rate)
+        plan = images_needed(promised, share, k / n, rate)
     except ConfigError:
         return None
     return max(plan.images - n, 1), rate

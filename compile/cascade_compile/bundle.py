@@ -10,49 +10,40 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from safetensors.numpy import save_file
 
-from cascade_calib.certify import Request, certify
-from cascade_calib.collect import Collected, collect
-from cascade_calib.labelled import Loaded, Progress
+from cascade_calib.certify_engines import CertifiedTarget, certify_engines, outcome
+from cascade_calib.certify_target import Request
+from cascade_calib.labelled import Loaded, Progress, load_split_pixels
 from cascade_calib.provenance import made_by
-from cascade_calib.report import Evidence, render_report
+from cascade_calib.publish import part_of, publish, write_contents
 from cascade_compile import parity, targets
 from cascade_compile.export import export_stages
 from cascade_compile.ledger import count_use
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
-from cascade_runtime import golden
-from cascade_runtime.bundle import Bundle, engine_files, pack, seal
+from cascade_runtime.bundle import Bundle, engine_files
 from cascade_runtime.engines import unavailable
 from cascade_runtime.errors import BundleError, CascadeError, ConfigError, TargetError
 from cascade_runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
-    Certificate,
-    Decision,
     Manifest,
     Model,
     StageInfo,
     Target,
     TargetStage,
-    encode,
 )
-from cascade_runtime.stages import Stages, load_target
+from cascade_runtime.stages import load_target
 from cascade_train.checkpoint import RunConfig, load_network
-from cascade_train.data.sources import SPLITS_NAME, load_split_pixels
+from cascade_train.data.sources import SPLITS_NAME
 from cascade_train.exits import CascadeModel
 
 PARITY_IMAGES = 128
-GOLDEN_IMAGES = 8
-SPEED_IMAGES = 512
 
 
 class ParityError(CascadeError):
@@ -75,17 +66,6 @@ class BundleRequest:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Built:
-    """One finished target and the evidence of its certificate."""
-
-    target: Target
-    decision: Decision
-    certificate: Certificate
-    evidence: Evidence
-    tensors: dict[str, np.ndarray]
-
-
 Say = Callable[[str], None]
 
 
@@ -104,12 +84,11 @@ def build(
     if config.adapter is not None:
         say(f"merged the {config.adapter.kind} adapter of {request.run} into its base, in float32")
     data = _load_data(request, config, progress)
-    part = request.out.with_name(f".{request.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = part_of(request.out)
     try:
         manifest = _build_in(part, request, model, config, data, progress, say)
         Bundle.open(part)  # the reader's own checks, before anyone else meets the bundle
-        _publish(part, request.out)
+        publish(part, request.out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
@@ -137,7 +116,7 @@ def _build_in(
         built[str(name)] = _build_target(
             folder, name, onnx_files, request, model, config, data, stages, uses, progress
         )
-        say(f"{name}: {_outcome(built[str(name)].certificate)}")
+        say(f"{name}: {outcome(built[str(name)].certificate)}")
     shutil.rmtree(exported)
     manifest = Manifest(
         format=FORMAT,
@@ -157,12 +136,7 @@ def _build_in(
         decision={name: b.decision for name, b in built.items()},
         certificates={name: b.certificate for name, b in built.items()},
     )
-    (folder / "manifest.json").write_bytes(encode(manifest))
-    tensors = {key: value for b in built.values() for key, value in b.tensors.items()}
-    save_file(tensors, folder / "golden.safetensors")
-    report = render_report(manifest, {name: b.evidence for name, b in built.items()})
-    (folder / "report.html").write_text(report, encoding="utf-8")
-    seal(folder)
+    write_contents(folder, manifest, built)
     return manifest
 
 
@@ -177,7 +151,7 @@ def _build_target(
     infos: tuple[StageInfo, ...],
     uses: int,
     progress: Progress | None,
-) -> Built:
+) -> CertifiedTarget:
     target = _build_engines(folder, name, onnx_files)
     reason = unavailable(target)
     if reason is not None:
@@ -185,8 +159,8 @@ def _build_target(
             f"{name} cannot run on this machine, so it cannot be certified here: {reason}"
         )
     stages = load_target(target, lambda path: (folder / path).read_bytes(), request.threads)
-    select_pixels = data["val_select"].pixels
-    compared = parity.measure(model, stages, select_pixels[:PARITY_IMAGES], name.precision)
+    pixels = data["val_select"].pixels[:PARITY_IMAGES]
+    compared = parity.measure(model, stages, pixels, name.precision)
     if not compared.finite:  # nothing that --force could record, or anyone could use
         raise ParityError(
             f"{name}: engine or network gives outputs that are not numbers on some of the first "
@@ -198,24 +172,21 @@ def _build_target(
             f"logits up to {compared.scale:.3g} (limit {compared.limit:g} of that); this engine is "
             "not what was trained. Choose another precision, or --force to write it all the same"
         )
-    select = _collected(stages, data["val_select"], f"{name} val_select", progress)
-    calib = _collected(stages, data["val_calib"], f"{name} val_calib", progress)
-    decision, certificate = certify(
-        select,
-        calib,
-        stage_costs=[float(info.macs) for info in infos],
+    built = certify_engines(
+        stages,
+        str(name),
+        target,
+        data["val_select"],
+        data["val_calib"],
+        infos=infos,
         request=request.promise,
         preprocess=config.preprocess,
         engines={path: _sha256(folder / path) for path in engine_files(target)},
         calibration_uses=uses,
+        progress=progress,
     )
-    target = msgspec.structs.replace(
-        target,
-        images_per_s=round(_speed(stages, decision, select_pixels[:SPEED_IMAGES]), 1),
-        parity=compared.figures(decision),
-    )
-    tensors = golden.record(stages, decision, _golden_images(data["val_select"]), str(name))
-    return Built(target, decision, certificate, Evidence(select, calib), tensors)
+    figures = compared.figures(built.decision)
+    return replace(built, target=msgspec.structs.replace(built.target, parity=figures))
 
 
 def _build_engines(folder: Path, name: TargetName, onnx_files: list[Path]) -> Target:
@@ -239,42 +210,6 @@ def _build_engines(folder: Path, name: TargetName, onnx_files: list[Path]) -> Ta
         images_per_s=0.0,
         parity={},
     )
-
-
-def _collected(stages: Stages, data: Loaded, what: str, progress: Progress | None) -> Collected:
-    def step(_: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(what, done, total)
-
-    return collect(stages, data, step)
-
-
-def _speed(stages: Stages, decision: Decision, pixels: np.ndarray) -> float:
-    """Images a second of the whole cascade at batch 32, best of three, for `--target auto`."""
-    best = 0.0
-    for _ in range(3):
-        started = time.perf_counter()
-        for start in range(0, len(pixels), 32):
-            stages.forward(pixels[start : start + 32], decision)
-        best = max(best, len(pixels) / (time.perf_counter() - started))
-    return best
-
-
-def _golden_images(data: Loaded) -> np.ndarray:
-    """The first few images of each class, alternating."""
-    half = GOLDEN_IMAGES // 2
-    rows = [np.flatnonzero(data.labels == label)[:half] for label in (0, 1)]
-    return np.ascontiguousarray(data.pixels[np.concatenate(rows)])
-
-
-def _outcome(certificate: Certificate) -> str:
-    c = certificate
-    counts = (
-        f"{c.errors} errors among {c.accepted} acted on of {c.n}, coverage {100 * c.coverage:.1f} %"
-    )
-    if c.status == "CERTIFIED":
-        return f"CERTIFIED at alpha {100 * c.alpha:g} %: {counts}"
-    return f"INFEASIBLE at alpha {100 * c.alpha:g} %. {c.advice}"
 
 
 def _load_data(
@@ -317,22 +252,3 @@ def _check_out(request: BundleRequest) -> None:
         raise ConfigError(
             f"{request.out} is no valid bundle, move it away yourself: {error}"
         ) from error
-
-
-def _publish(part: Path, out: Path) -> None:
-    """Put the finished folder (or its zip) in place; an old bundle goes only when the new is in."""
-    if out.name.endswith(".zip"):
-        pack(part, out)
-        return
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if not out.exists():
-        part.rename(out)
-        return
-    out.rename(old)
-    try:
-        part.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -112,7 +112,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What was proven, on which engine, from which images (DESIGN, "Words").
 
-    `claims` certificates share `delta`: this one was tested, and its bounds hold, at delta/claims.
+    `claims` certificates share `delta`: this one was tested, and its bounds hold, at delta/claims,
+    or half of that where `fnr_promised` makes it two promises.
     """
 
     status: Status
@@ -138,6 +139,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     calibration_uses: int
     engines: dict[str, str]
     binding: str
+    fnr_promised: float | None = None
+    fnr_upper: float | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

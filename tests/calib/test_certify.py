@@ -1,220 +1,85 @@
-import json
-from dataclasses import replace
-from fractions import Fraction
-
-import msgspec
 import numpy as np
 import pytest
-from populations import confidence_threshold, from_margins, honest, true_risk
+from scipy.stats import binom
 
-from cascade_calib.certify import Request, certify, fit_rules, propose_path, walk
-from cascade_calib.metrics import coverage_at_risk
-from cascade_runtime.decision import decide, score_logit
-from cascade_runtime.errors import DataError
-from cascade_runtime.manifest import Decision, Preprocess, binding
-
-PREPROCESS = Preprocess(height=64, width=64)
-ENGINES = {"targets/x/stage1.onnx": "b" * 64, "targets/x/stage0.onnx": "a" * 64}
-REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
+from cascade_calib.certify import certify
+from cascade_runtime.errors import ConfigError, DataError
 
 
-def ask(select, calib, request=REQUEST, costs=None, **more):
-    costs = costs or (1.0,) * len(select.exits)
-    return certify(
-        select,
-        calib,
-        stage_costs=costs,
-        request=request,
-        preprocess=PREPROCESS,
-        engines=ENGINES,
-        **more,
-    )
+def honest(n, seed=0, exits=None):
+    rng = np.random.default_rng(seed)
+    c = rng.uniform(0.5, 1, n if exits is None else (n, exits))
+    return c, rng.random(c.shape) > c, rng.random(n) < 0.4
 
 
-def draws(stages, selects, calibs, n_select, n_calib):
-    """(rules, threshold vector or None, calib) for independent calibrations of known truth."""
-    rng = np.random.default_rng(7)
-    for _ in range(selects):
-        select = honest(n_select, rng, stages)
-        rules = fit_rules(select)
-        costs = (1.0,) * stages
-        path = propose_path(select, rules, costs, REQUEST, n_calib=n_calib)
-        for _ in range(calibs):
-            calib = honest(n_calib, rng, stages)
-            chosen = walk(path, rules, calib, costs, REQUEST).chosen
-            yield rules, None if chosen is None else path[chosen], calib
+PATH = np.linspace(0.95, 0.5, 40)
 
 
-def violates(rules, taus):
-    pairs = zip(taus, rules, strict=True)
-    thresholds = [confidence_threshold(tau, rule.temperature) for tau, rule in pairs]
-    return true_risk(thresholds)[1] > REQUEST.alpha
+def test_the_last_vector_before_the_first_failure_is_kept():
+    score, wrong, _ = honest(2000)
+    result = certify(score, wrong, PATH, "0.1", "0.1")
+    k = np.array([(score >= t).sum() for t in PATH])
+    e = np.array([(wrong & (score >= t)).sum() for t in PATH])
+    first_failure = np.flatnonzero(binom.cdf(e, k, 0.1) > 0.1)[0]
+    assert result.status == "CERTIFIED"
+    assert result.thresholds == {"tau": PATH[first_failure - 1]}
+    assert (result.accepted, result.errors) == (k[first_failure - 1], e[first_failure - 1])
+    assert result.errors / result.accepted < result.risk_upper <= 0.1
+    assert result.coverage_lower < result.coverage == result.accepted / 2000
+    assert "at most 10 % are wrong, with 90 % confidence" in result.promise
 
 
-def limit(trials):
-    """delta plus three standard errors."""
-    delta = float(REQUEST.delta)
-    return delta + 3 * np.sqrt(delta * (1 - delta) / trials)
+def test_a_cascade_counts_the_first_exit_that_answers():
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.2, 0.3], [np.nan, 0.9]])
+    wrong = np.array([[0, 1], [1, 0], [1, 1], [1, 1]])
+    result = certify(np.tile(scores, (30, 1)), np.tile(wrong, (30, 1)), [[0.5, 0.5]], "0.5", "0.05")
+    assert result.thresholds == {"tau_0": 0.5, "tau_1": 0.5}
+    assert (result.n, result.accepted, result.errors) == (120, 90, 30)
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_certificates_fail_no_more_often_than_delta(stages):
-    results = list(draws(stages, selects=6, calibs=50, n_select=400, n_calib=1500))
-    certified = [(rules, taus) for rules, taus, _ in results if taus is not None]
-    assert len(certified) > 0.8 * len(results)
-    bad = sum(violates(rules, taus) for rules, taus in certified)
-    assert bad / len(results) <= limit(len(results))
+def test_an_fnr_promise_is_tested_as_well_and_narrows_what_passes():
+    score, wrong, positive = honest(4000)
+    alone = certify(score, wrong, PATH, "0.2", "0.1")
+    both = certify(score, wrong, PATH, "0.2", "0.1", positive=positive, fnr="0.1")
+    acted = score >= both.thresholds["tau"]
+    missed, found = int((acted & wrong & positive).sum()), int((acted & positive).sum())
+    assert binom.cdf(missed, found, 0.1) <= 0.05  # half of delta
+    assert both.accepted < alone.accepted
+    assert "of the positives among them at most 10 % are missed" in both.promise
 
 
-def test_the_empirical_threshold_fails_the_same_check():
-    bad = trials = 0
-    for rules, _, calib in draws(1, selects=6, calibs=50, n_select=400, n_calib=1500):
-        trials += 1
-        score = score_logit(calib.exits[0], rules[0])
-        wrong = (calib.exits[0].logits[:, 1] > calib.exits[0].logits[:, 0]) != calib.labels
-        naive = coverage_at_risk(score, wrong, float(REQUEST.alpha)).threshold
-        bad += violates(rules, (naive,)) if np.isfinite(naive) else False
-    assert bad / trials > 2 * limit(trials)
+def test_a_floor_that_the_proof_does_not_reach_is_infeasible_with_the_numbers():
+    score, wrong, _ = honest(2000)
+    result = certify(score, wrong, PATH, "0.1", "0.1", coverage="0.9")
+    assert (result.status, result.thresholds, result.accepted) == ("INFEASIBLE", {}, 0)
+    assert "1800 were asked for" in result.advice
 
 
-def test_certificate_counts_are_the_runtimes_decisions():
-    rng = np.random.default_rng(3)
-    select, calib = honest(800, rng, 2), honest(1500, rng, 2)
-    decision, c = ask(select, calib, costs=(1.0, 2.0))
-    verdict = decide(calib.exits, decision)
-    wrong = verdict.acted & (verdict.label != calib.labels)
-    assert c.status == "CERTIFIED"
-    assert (c.n, c.accepted, c.errors) == (1500, verdict.acted.sum(), wrong.sum())
-    assert sum(c.exit_counts) == sum(c.class_accepted) == c.accepted
-    assert sum(c.class_errors) == c.errors
-    assert c.errors / c.accepted < c.risk_upper <= 0.1
-    assert c.coverage_lower < c.coverage == c.accepted / c.n
-    assert c.coverage >= c.coverage_floor == 0.2
-    assert 0 < c.path_tested <= c.path_length
-    assert c.calibration_sha256 == calib.content_sha256
-    assert "at most 10 % are wrong, with 90 % confidence" in c.promise
-    assert c.advice == ""
+def test_too_few_images_and_too_many_errors_say_different_things():
+    score, wrong, _ = honest(40)
+    few = certify(score, np.zeros(40), PATH, "0.01", "0.05")
+    assert "a proof takes 299 even without an error" in few.advice
+    bad = certify(np.ones(2000), np.tile([0, 1], 1000), [0.5], "0.1", "0.05")
+    assert "an alpha of 0.52" in bad.advice
+    assert "path is empty" in certify(score, wrong, [], "0.1", "0.1").advice
 
 
-def test_certificate_is_bound_to_engines_preprocessing_and_numbers():
-    rng = np.random.default_rng(4)
-    decision, c = ask(honest(500, rng), honest(900, rng), calibration_uses=3)
-    assert c.engines == ENGINES
-    assert list(c.engines) == sorted(ENGINES)
-    assert c.binding == binding(PREPROCESS, decision, ENGINES)
-    assert c.calibration_uses == 3
+def test_many_images_are_counted_in_parts_without_losing_any(monkeypatch):
+    score, wrong, positive = honest(500, exits=2)
+    path = np.stack([PATH, PATH], axis=1)
+    whole = certify(score, wrong, path, "0.3", "0.1", positive=positive, fnr="0.4")
+    monkeypatch.setattr("cascade_calib.certify._CELLS", 1)
+    assert certify(score, wrong, path, "0.3", "0.1", positive=positive, fnr="0.4") == whole
 
 
-def test_thresholds_survive_the_manifest_as_float32():
-    rng = np.random.default_rng(5)
-    calib = honest(1500, rng, 2)
-    decision, _ = ask(honest(800, rng, 2), calib)
-    back = msgspec.json.decode(msgspec.json.encode(decision), type=Decision)
-    assert back == decision
-    for rule in decision.exits:
-        if rule.tau_logit is not None:
-            assert str(np.float32(rule.tau_logit)) == repr(rule.tau_logit)
-    before, after = decide(calib.exits, decision), decide(calib.exits, back)
-    assert (before.label == after.label).all()
-
-
-def test_same_inputs_give_the_same_certificate():
-    rng = np.random.default_rng(6)
-    select, calib = honest(500, rng, 2), honest(900, rng, 2)
-    assert ask(select, calib) == ask(select, calib)
-
-
-def test_infeasible_defers_everything_and_says_what_it_takes():
-    rng = np.random.default_rng(8)
-    request = Request(Fraction(1, 50), Fraction(1, 20), Fraction(7, 10))
-    calib = honest(900, rng)
-    decision, c = ask(honest(500, rng), calib, request)
-    assert c.status == "INFEASIBLE"
-    assert all(rule.tau_logit is None for rule in decision.exits)
-    assert not decide(calib.exits, decision).acted.any()
-    assert (c.accepted, c.errors, c.coverage, c.risk_upper) == (0, 0, 0.0, 1.0)
-    assert "defers every image" in c.promise
-    assert "instead of 0.02" in c.advice
-    assert "second test" in c.advice
-
-
-def test_the_alpha_that_infeasible_advises_does_pass_on_the_same_data():
-    rng = np.random.default_rng(9)
-    select, calib = honest(500, rng), honest(900, rng)
-    request = Request(Fraction(1, 50), Fraction(1, 20), Fraction(7, 10))
-    _, c = ask(select, calib, request)
-    advised = Fraction(c.advice.split("alpha of ")[1].split(" ")[0])
-    assert ask(select, calib, replace(request, alpha=advised))[1].status == "CERTIFIED"
-
-
-def test_too_few_images_are_counted_out():
-    rng = np.random.default_rng(10)
-    labels = rng.integers(0, 2, 400)
-    sure = from_margins([(2 * labels - 1) * rng.uniform(1, 8, 400)], labels)
-    few = from_margins([sure.exits[0].logits[:60, 1] * 2], labels[:60])
-    request = Request(Fraction(1, 100), Fraction(1, 20), Fraction(7, 10))
-    _, c = ask(sure, few, request)
-    assert c.status == "INFEASIBLE"
-    assert "takes 299 even without an error" in c.advice
-    assert "more labelled calibration images" in c.advice
-
-
-def test_all_wrong_all_tied_and_no_images_are_defined():
-    rng = np.random.default_rng(11)
-    labels = rng.integers(0, 2, 300)
-    wrong = from_margins([(1 - 2 * labels) * rng.uniform(1, 3, 300)], labels)
-    again = from_margins([(1 - 2 * labels) * rng.uniform(1, 3, 300)], labels)
-    tied = from_margins([np.zeros(300)], labels)
-    none = from_margins([np.zeros(0)], np.zeros(0))
-    advice = {ask(s, c)[1].advice for s, c in [(wrong, again), (tied, again), (none, again)]}
-    assert len(advice) == 3
-    assert all(advice)
-    assert ask(wrong, none)[1].status == "INFEASIBLE"
-
-
-def test_all_right_is_certified_at_full_coverage():
-    rng = np.random.default_rng(12)
-    labels = rng.integers(0, 2, 600)
-    data = [from_margins([(2 * labels - 1) * rng.uniform(1, 3, 600)], labels) for _ in range(2)]
-    _, c = ask(*data, Request(Fraction(1, 100), Fraction(1, 20), Fraction(9, 10)))
-    assert (c.status, c.errors) == ("CERTIFIED", 0)
-    assert c.coverage > 0.99
-
-
-def test_constant_scores_act_on_everything_or_nothing():
-    select, calib = (from_margins([np.full(n, 2.0)], np.ones(n)) for n in (500, 400))
-    decision, c = ask(select, calib)
-    assert c.status == "CERTIFIED"
-    assert c.coverage == 1.0
-    assert c.class_accepted == (0, 400)
-    assert json.loads(msgspec.json.encode(decision))
-
-
-def test_outputs_that_are_not_finite_are_never_acted_on():
-    rng = np.random.default_rng(13)
-    select, calib = honest(800, rng), honest(1500, rng)
-    calib.exits[0].gate[:300] = np.nan
-    calib.exits[0].logits[:300] = np.nan
-    decision, c = ask(select, calib)
-    assert calib.not_finite == 300
-    assert not decide(calib.exits, decision).acted[:300].any()
-    assert c.n == 1500
-
-
-def test_selecting_and_testing_on_the_same_images_is_refused():
-    data = honest(300, np.random.default_rng(14))
-    with pytest.raises(DataError, match="same images"):
-        ask(data, data)
-
-
-def test_the_gate_is_used_only_where_it_ranks_better():
-    rng = np.random.default_rng(15)
-    labels = rng.integers(0, 2, 1000)
-    said = np.where(rng.random(1000) < 0.8, labels, 1 - labels)
-    margin = (2 * said - 1) * rng.uniform(1, 2, 1000)
-    knows, noise = (said == labels) + rng.normal(0, 0.3, 1000), rng.normal(0, 1, 1000)
-    kinds = [
-        fit_rules(from_margins([margin], labels, [gate]))[0].score
-        for gate in (knows, noise, np.abs(margin))
-    ]
-    assert kinds[:2] == ["gate", "softmax"]
+def test_inputs_that_do_not_fit_are_refused_by_name():
+    with pytest.raises(DataError, match="do not match"):
+        certify([0.5, 0.6], [0], [0.5], "0.1", "0.1")
+    with pytest.raises(DataError, match="0 or 1"):
+        certify([0.5], [2], [0.5], "0.1", "0.1")
+    with pytest.raises(DataError, match="path holds NaN"):
+        certify([0.5], [0], [np.nan], "0.1", "0.1")
+    with pytest.raises(ConfigError, match="without `positive`"):
+        certify([0.5], [0], [0.5], "0.1", "0.1", fnr="0.1")
+    with pytest.raises(DataError, match="positive must be 0 or 1"):
+        certify([0.5], [0], [0.5], "0.1", "0.1", positive=[3], fnr="0.1")

@@ -10,8 +10,8 @@ from populations import from_margins, honest
 from rich.console import Console
 
 from cascade_calib.bootstrap import Interval
-from cascade_calib.certify import Request, certify
-from cascade_calib.evaluate import _estimate, conclusion, evaluate_collected, tables
+from cascade_calib.certify_target import Request, certify_target
+from cascade_calib.evaluate import conclusion, estimate, evaluate_collected, tables
 from cascade_runtime.manifest import Preprocess
 
 REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
@@ -20,7 +20,7 @@ REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
 @pytest.fixture(scope="module")
 def certified():
     rng = np.random.default_rng(0)
-    return certify(
+    return certify_target(
         honest(600, rng, 2),
         honest(1500, rng, 2),
         stage_costs=(1.0, 1.0),
@@ -124,6 +124,35 @@ def test_outputs_that_are_not_finite_are_counted(certified):
 
 def test_no_error_seen_does_not_give_an_interval_of_no_width():
     top, bottom = np.zeros(300, np.bool_), np.ones(300, np.bool_)
-    estimate = _estimate(top, bottom, Interval(0.0, 0.0))
-    assert estimate.interval.low == 0.0
-    assert estimate.interval.high == pytest.approx(1 - 0.025 ** (1 / 300))
+    found = estimate(top, bottom, Interval(0.0, 0.0))
+    assert found.interval.low == 0.0
+    assert found.interval.high == pytest.approx(1 - 0.025 ** (1 / 300))
+
+
+@pytest.mark.parametrize(
+    ("missed", "says", "word"),
+    [
+        (5, "held", "FNR promise held"),
+        (13, "not contradicted", "FNR is not contradicted"),
+        (40, "contradicted", "FNR is CONTRADICTED"),
+    ],
+)
+def test_a_promised_fnr_is_judged_beside_the_risk(certified, missed, says, word):
+    decision, certificate = certified
+    promising = msgspec.structs.replace(certificate, fnr_promised=0.1, fnr_upper=0.1)
+    labels = np.repeat([1, 0], [100, 900])
+    margins = np.where(labels == 1, 9.0, -9.0)
+    margins[:missed] = -9.0
+    result = look(from_margins([margins, margins], labels), (decision, promising))
+    assert (result.promise, result.fnr_promise, result.fnr_promised) == ("held", says, 0.1)
+    assert word in conclusion(result)
+    assert f"{missed} % of the 100 positives" in conclusion(result)
+
+
+def test_no_fnr_promise_is_not_spoken_of_and_mcc_is_of_the_acted_on(certified):
+    labels = np.array([1, 1, 0, 0])
+    margins = np.array([9.0, 9.0, -9.0, 9.0])
+    result = look(from_margins([margins, margins], labels), certified)
+    assert result.fnr_promise is None
+    assert "FNR" not in conclusion(result)
+    assert result.mcc == pytest.approx(1 / np.sqrt(3))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_calib import metrics
-from cascade_runtime.errors import DataError
+from cascade_runtime.errors import ConfigError, DataError
 
 CONF = [0.99, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55]
 ERR = [0, 0, 1, 0, 0, 1, 0, 1, 1, 0]
@@ -24,10 +24,10 @@ def test_worked_example_gives_the_published_values():
 
 def test_excess_areas_subtract_the_best_ranking():
     e = 0.4
-    assert metrics.e_augrc(CONF, ERR) == pytest.approx(0.16 - e**2 / 2)
+    assert metrics.eaugrc(CONF, ERR) == pytest.approx(0.16 - e**2 / 2)
     best = e + (1 - e) * np.log(1 - e)
-    assert metrics.e_aurc(CONF, ERR) == pytest.approx(0.2421825397 - best, abs=1e-9)
-    assert metrics.e_aurc([0.9, 0.8], [1, 1]) == pytest.approx(0.0)
+    assert metrics.eaurc(CONF, ERR) == pytest.approx(0.2421825397 - best, abs=1e-9)
+    assert metrics.eaurc([0.9, 0.8], [1, 1]) == pytest.approx(0.0)
 
 
 @given(scored)
@@ -42,6 +42,19 @@ def test_augrc_equals_its_auroc_identity(pairs):
     assert metrics.augrc(score, error) == pytest.approx(expected, abs=1e-12)
 
 
+def test_augrc_equals_its_auroc_identity_on_1000_random_tied_inputs():
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        n = int(rng.integers(2, 60))
+        score, error = rng.integers(0, int(rng.integers(1, 12)), n), rng.random(n) < rng.random()
+        right, wrong = score[~error][:, None], score[error]
+        a = len(right) / n
+        pairs = max(right.size * wrong.size, 1)
+        auroc = ((right > wrong).sum() + (right == wrong).sum() / 2) / pairs
+        expected = (1 - auroc) * a * (1 - a) + (1 - a) ** 2 / 2
+        assert abs(metrics.augrc(score, error) - expected) < 1e-12
+
+
 @given(scored, st.randoms(use_true_random=False))
 def test_no_metric_depends_on_the_order_of_tied_images(pairs, random):
     shuffled = list(pairs)
@@ -50,16 +63,18 @@ def test_no_metric_depends_on_the_order_of_tied_images(pairs, random):
         metrics.augrc,
         metrics.aurc,
         lambda s, e: metrics.aurc(s, e, "mean"),
+        metrics.eaurc,
+        metrics.eaugrc,
         lambda s, e: metrics.coverage_at_risk(s, e, 0.3),
         lambda s, e: metrics.risk_at_coverage(s, e, 0.5),
     ):
         before = metric([p[0] for p in pairs], [p[1] for p in pairs])
         after = metric([p[0] for p in shuffled], [p[1] for p in shuffled])
-        assert before == pytest.approx(after)
+        assert before == after
 
 
 def test_a_tie_is_never_split():
-    curve = metrics.risk_coverage([1, 1, 0, 0], [0, 1, 0, 1])
+    curve = metrics.risk_coverage_curve([1, 1, 0, 0], [0, 1, 0, 1])
     assert curve.coverage.tolist() == [0.5, 1.0]
     assert curve.selective.tolist() == [0.5, 0.5]
     assert curve.threshold.tolist() == [1, 0]
@@ -112,3 +127,65 @@ def test_ece_is_zero_for_true_probabilities_and_the_gap_otherwise():
     assert metrics.ece(p, y) < 0.01
     assert metrics.ece([0.9] * 10, [1] * 5 + [0] * 5) == pytest.approx(0.4)
     assert metrics.ece([1.0], [1]) == 0.0
+
+
+EVERY_METRIC = (
+    metrics.risk_coverage_curve,
+    metrics.augrc,
+    metrics.aurc,
+    lambda s, e: metrics.aurc(s, e, "mean"),
+    metrics.eaurc,
+    metrics.eaugrc,
+    lambda s, e: metrics.risk_at_coverage(s, e, 0.5),
+    lambda s, e: metrics.coverage_at_risk(s, e, 0.1),
+    lambda s, e: metrics.bootstrap_ci(s, e, resamples=5),
+)
+any_score = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 0.5, 1.0, 1e300])
+any_error = st.sampled_from([0, 1, 1, 0, 0.5, -1, np.nan])
+
+
+@given(st.lists(any_score, max_size=6), st.lists(any_error, max_size=6))
+def test_every_input_has_a_defined_answer_or_one_clear_error(score, error):
+    good = len(score) == len(error) and not np.isnan(score).any() and set(error) <= {0, 1}
+    for metric in EVERY_METRIC:
+        if not good:
+            with pytest.raises(DataError):
+                metric(score, error)
+        elif len(score) and metric is not metrics.risk_coverage_curve:
+            assert np.isfinite(np.atleast_1d(metric(score, error))[0])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_coverage_and_risk_out_of_range_name_the_field(value):
+    with pytest.raises(ConfigError, match="coverage"):
+        metrics.risk_at_coverage(CONF, ERR, value)
+    with pytest.raises(ConfigError, match="risk"):
+        metrics.coverage_at_risk(CONF, ERR, value)
+
+
+def test_risk_at_coverage_and_coverage_at_risk_at_the_customary_points():
+    risks = [metrics.risk_at_coverage(CONF, ERR, c).risk for c in (0.5, 0.6, 0.7, 0.8, 0.9)]
+    assert risks == pytest.approx([1 / 5, 2 / 6, 2 / 7, 3 / 8, 4 / 9])
+    reached = [metrics.coverage_at_risk(CONF, ERR, r).coverage for r in (0.01, 0.02, 0.05, 0.1)]
+    assert reached == [0.2, 0.2, 0.2, 0.2]
+
+
+def test_confusion_counts_only_what_was_acted_on():
+    counts = metrics.confusion([1, 1, 1, 0, 0, -1, -1], [1, 1, 0, 0, 1, 0, 1])
+    assert counts == (2, 1, 1, 1)
+    assert counts.accuracy == 3 / 5
+    assert counts.fnr == 1 / 3
+    assert counts.fpr == 1 / 2
+    assert counts.mcc == pytest.approx(np.corrcoef([1, 1, 1, 0, 0], [1, 1, 0, 0, 1])[0, 1])
+
+
+def test_confusion_of_one_class_and_of_nothing_is_defined():
+    one = metrics.confusion([1, 1], [1, 1])
+    assert (one.accuracy, one.fnr, one.mcc) == (1.0, 0.0, 0.0)
+    assert np.isnan(one.fpr)
+    nothing = metrics.confusion([-1], [1])
+    assert np.isnan([nothing.accuracy, nothing.fnr, nothing.mcc]).all()
+    with pytest.raises(DataError, match="shape"):
+        metrics.confusion([1], [1, 0])
+    with pytest.raises(DataError, match="-1, 0 or 1"):
+        metrics.confusion([2], [1])

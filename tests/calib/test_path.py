@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import msgspec
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from populations import from_margins, honest
 
-from cascade_calib.certify import fit_rules
+from cascade_calib.certify_target import fit_rules
 from cascade_calib.path import SET_LOGIT, Request, as_float32, outcomes, propose_path, walk
 from cascade_runtime.decision import decide
 from cascade_runtime.manifest import Decision, ExitRule
@@ -106,3 +107,15 @@ def test_hardly_any_images_have_a_defined_walk(n):
     rule = ExitRule(score="softmax", platt_a=1.0, platt_b=0.0, temperature=1.0, tau_logit=None)
     assert walk([(0.0,)], (rule,), calib, (1.0,), REQUEST).chosen is None
     assert walk([], (rule,), calib, (1.0,), REQUEST).tested == 0
+
+
+def test_hopeless_request_still_starts_from_the_smallest_risk():
+    select = honest(1500, np.random.default_rng(0), stages=2)
+    rules = fit_rules(select)
+    strict = replace(REQUEST, alpha=Fraction(1, 1000))
+    first = propose_path(select, rules, COSTS, strict, n_calib=2000)[0]
+    seen = outcomes(select, rules, COSTS, as_float32([first], 2))
+    whole = outcomes(select, rules, COSTS, np.full((1, 2), -np.inf, dtype=np.float32))
+    risk = seen.errors[0] / seen.accepted[0]
+    assert seen.accepted[0] < whole.accepted[0] == 1500
+    assert risk < 0.5 * whole.errors[0] / 1500

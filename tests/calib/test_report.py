@@ -4,9 +4,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from populations import honest
 
-from cascade_calib.certify import Request, certify
+from cascade_calib.certify_target import Request, certify_target
 from cascade_calib.report import Evidence, render_report
 from cascade_runtime import manifest as m
 
@@ -21,7 +22,7 @@ def build(name="night <script>alert(1)</script>"):
     for target, alpha in ((CERTIFIED, "0.1"), (INFEASIBLE, "0.001")):
         select, calib = honest(400, rng, 2), honest(900, rng, 2)
         engines = {f"targets/{target}/stage{i}.bin": f"{i}" * 64 for i in (0, 1)}
-        decisions[target], certificates[target] = certify(
+        decisions[target], certificates[target] = certify_target(
             select,
             calib,
             stage_costs=(1.0, 1.0),
@@ -154,3 +155,15 @@ def test_outputs_that_are_not_finite_are_said_and_do_not_break_the_page(built):
     bad.exits[0].gate[:4] = np.nan
     page = render_report(whole, {CERTIFIED: Evidence(bad, evidence[CERTIFIED].calib)})
     assert "4 images gave outputs that are not finite" in page
+
+
+def test_a_promised_fnr_has_its_own_figure_and_no_other_page_has(built, page):
+    whole, _ = built
+    promising = {
+        name: replace(c, fnr_promised=0.05, fnr_upper=0.0321)
+        for name, c in whole.certificates.items()
+    }
+    shown = render_report(replace(whole, certificates=promising), {})
+    assert "positives missed" in shown
+    assert "upper bound 3.21" in shown
+    assert "positives missed" not in page

@@ -99,9 +99,9 @@ def model(trained: Trained) -> CascadeModel:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The trained network's stages as ONNX files."""
-    return export_stages(trained.model, SIDE, tmp_path_factory.mktemp("onnx"))
+def exported(made: Made) -> list[Path]:
+    """The trained network's stages as ONNX files, those that `made` was built from."""
+    return made.onnx
 
 
 @pytest.fixture
@@ -152,17 +152,26 @@ def request_for(trained: Trained) -> Callable[..., BundleRequest]:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished bundle, its manifest, and what was said while it was made."""
+    """A finished bundle, its manifest, what was said meanwhile, and the exported stages."""
 
     path: Path
     manifest: Manifest
     said: list[str]
+    onnx: list[Path]
 
 
 @pytest.fixture(scope="session")
 def made(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A certified bundle for OpenVINO and ONNX Runtime, exported and built as people do it."""
     said: list[str] = []
+    onnx_files: list[Path] = []
+    kept = tmp_path_factory.mktemp("onnx")
+
+    def export_and_keep(model: CascadeModel, size: int, folder: Path) -> list[Path]:
+        files = export_stages(model, size, folder)
+        onnx_files.extend(Path(shutil.copy(file, kept)) for file in files)
+        return files
+
     request = BundleRequest(
         run=trained.run,
         out=tmp_path_factory.mktemp("bundles") / "squares.v2.cascade",
@@ -170,7 +179,10 @@ def made(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Made:
         promise=promise("0.2", claims=2),
         threads=1,
     )
-    return Made(request.out, bundles.build(request, say=said.append), said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundles, "export_stages", export_and_keep)
+        manifest = bundles.build(request, say=said.append)
+    return Made(request.out, manifest, said, onnx_files)
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from cascade_calib.labelled import (
     Loaded,
     Progress,
     load_pixels,
+    load_split_pixels,
     read_labelled,
     summarise,
 )
-from cascade_calib.splits_file import content_hash
+from cascade_calib.splits_file import SPLITS_NAME, content_hash
 from cascade_runtime.errors import DataError
 from cascade_runtime.manifest import Preprocess
 from cascade_runtime.preprocess import printable
@@ -36,7 +37,7 @@ from cascade_train.data.splits import (
     write_splits,
 )
 
-SPLITS_NAME = "splits.json"
+__all__ = ["SPLITS_NAME", "Prepared", "load_split_pixels", "load_splits", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -159,39 +160,3 @@ def load_splits(path: str | Path) -> Splits:
     """Read a `splits.json`, or the one in a folder."""
     path = Path(path)
     return read_splits(path / SPLITS_NAME if path.is_dir() else path)
-
-
-def load_split_pixels(
-    path: str | Path,
-    split: str,
-    spec: Preprocess,
-    *,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Loaded:
-    """The pixels of one split of a `splits.json`, whole and unchanged.
-
-    A split is what it was when it was drawn: leaving out an image afterwards would be a choice,
-    and a certificate is only worth something without one.
-
-    Raises:
-        DataError: an image is missing, unreadable, or its pixels are others than then.
-    """
-    path = Path(path)
-    path = path / SPLITS_NAME if path.is_dir() else path
-    images = read_labelled(path, split=split)
-    loaded = load_pixels(images, spec, workers=workers, progress=progress, hashes=True)
-    expected = {entry.path: entry.sha256 for entry in read_splits(path).entries}
-    changed = [
-        f"{printable(name)} (other pixels)"
-        for name, digest in zip(loaded.names, loaded.hashes or (), strict=True)
-        if digest != expected[name]
-    ]
-    lost = [f"{printable(item.path)} ({item.reason})" for item in loaded.skipped]
-    if changed or lost:
-        first, count = ", ".join([*lost, *changed][:3]), len(changed) + len(lost)
-        raise DataError(
-            f"{printable(str(path))}: {count} of {len(images)} images of {split} "
-            f"are not what they were when it was made: {first}; bring them back, or split again"
-        )
-    return loaded

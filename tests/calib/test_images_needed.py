@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from cascade_calib.bounds import binomial_p_value
-from cascade_calib.plan import allowed_errors, images_needed, pass_probability
+from cascade_calib.bounds import allowed_errors, binomial_p_value, images_needed, pass_probability
 from cascade_runtime.errors import ConfigError
 
 ALPHA, DELTA = Fraction(1, 100), Fraction(1, 20)
