@@ -39,6 +39,8 @@ def write_contents(
     (folder / MANIFEST).write_bytes(encode(manifest))
     tensors = {key: value for made in certified.values() for key, value in made.tensors.items()}
     save_file(tensors, folder / GOLDEN)
+    readable = (folder / MANIFEST).stat().st_mode & 0o777
+    (folder / GOLDEN).chmod(readable)  # the library writes for its owner alone
     report = render_report(manifest, {name: made.evidence for name, made in certified.items()})
     (folder / REPORT).write_text(report, encoding="utf-8")
     seal(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from cascade_runtime.command import run_command
+from cascade_train.threads import spin_briefly
 
 INFEASIBLE_STATUS = 3
 
@@ -40,6 +40,7 @@ def cli() -> None:
 @click.option(
     "--coverage", default="0.7", show_default=True, help="Least share of images acted on."
 )
+@click.option("--fnr", help="Also promise this share of missed positives.")
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",
@@ -56,6 +57,7 @@ def bundle(
     alpha: str,
     delta: str,
     coverage: str,
+    fnr: str | None,
     **options: object,
 ) -> None:
     """Merge, export, certify and seal RUN; exit status 3 when the promise is INFEASIBLE."""
@@ -72,6 +74,7 @@ def bundle(
         as_fraction(delta, "--delta"),
         as_fraction(coverage, "--coverage", closed=True),
         claims=len(chosen),
+        fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
     )
     request = BundleRequest(
         run=run,
@@ -102,6 +105,5 @@ def list_targets() -> None:
 
 def main() -> None:
     """The console script."""
-    # Threads that spin while they wait make training ten times slower beside any other program.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
     run_command(cli)

@@ -59,6 +59,8 @@ def test_finished_bundle_opens_and_holds_what_the_design_lists(made) -> None:
     }
     assert {path.name for path in (made.path / "targets").iterdir()} == folders
     assert beside(made.path) == [made.path.name]  # no hidden rest
+    modes = {path.stat().st_mode & 0o777 for path in made.path.rglob("*") if path.is_file()}
+    assert len(modes) == 1  # who may read one file of it may read it all
 
 
 def test_seal_is_what_sha256sum_checks(made) -> None:

@@ -40,6 +40,18 @@ def test_bundle_is_made_at_the_promise_asked_for(
     assert manifest.model.name == "my squares"
 
 
+def test_false_negative_rate_can_be_promised_too(
+    trained, command: Command, no_export: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.cascade"
+    options = ("--target", ONNX, "--alpha", "0.3", "--coverage", "0.5", "--fnr", "0.3")
+    status, said, _ = command("bundle", trained.run, "--out", out, *options, "--threads", 1)
+    assert status == 0, said
+    certificate = Bundle.open(out).manifest.certificates[ONNX]
+    assert certificate.fnr_promised == 0.3
+    assert certificate.fnr_upper is not None and certificate.fnr_upper <= 0.3
+
+
 def test_infeasible_promise_is_exit_status_3_and_a_sentence(
     trained, command: Command, no_export: list[Path], tmp_path: Path
 ) -> None:

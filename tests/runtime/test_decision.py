@@ -145,7 +145,7 @@ def cascades(draw: st.DrawFn) -> tuple[list[ExitOutputs], Decision]:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cascades())
 def test_early_exit_decides_as_one_image_at_a_time(
     case: tuple[list[ExitOutputs], Decision],

@@ -111,7 +111,7 @@ def test_a_file_cut_anywhere_is_refused_or_complete(
     assert refused > 75
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_damage_gives_pixels_or_an_image_error(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))

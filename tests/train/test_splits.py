@@ -44,7 +44,7 @@ def data_sets(draw: st.DrawFn) -> tuple[list[int], list[str], list[str] | None]:
     return labels, hashes, groups
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data_sets(), st.integers(0, 99))
 def test_nothing_that_belongs_together_is_divided(
     data: tuple[list[int], list[str], list[str] | None], seed: int
@@ -65,7 +65,7 @@ def test_nothing_that_belongs_together_is_divided(
     assert all(counts(labels, splits)[split, y] for split in SPLITS for y in (0, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data_sets(), st.integers(0, 99), st.randoms(use_true_random=False))
 def test_the_order_of_the_listing_does_not_matter(
     data: tuple[list[int], list[str], list[str] | None], seed: int, random: object
@@ -85,7 +85,7 @@ def test_the_order_of_the_listing_does_not_matter(
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(20, 300), st.integers(20, 300), st.integers(0, 99))
 def test_single_images_meet_the_fractions_exactly(n0: int, n1: int, seed: int) -> None:
     labels = [0] * n0 + [1] * n1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from cascade_runtime.command import run_command
+from cascade_train.threads import spin_briefly
 
 DATA_HELP = (
     "A folder with one sub-folder a class, a CSV or Parquet file of path,label[,group], or "
@@ -164,6 +164,5 @@ def presets() -> None:
 
 def main() -> None:
     """The console script."""
-    # Threads that spin while they wait make training ten times slower beside any other program.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
     run_command(cli)
