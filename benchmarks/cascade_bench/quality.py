@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cascade_calib.collect import Progress
 from cascade_calib.evaluate import Evaluation, evaluate
 from cascade_calib.labelled import LabelledImages
+from cascade_calib.progress import Progress
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.manifest import Certificate
 

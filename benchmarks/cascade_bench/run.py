@@ -15,9 +15,9 @@ from cascade_bench import comparison, footprint, latency, machine, quality, stag
 from cascade_bench.limits import Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
 from cascade_bench.workload import SEED, Workload, open_workload
-from cascade_calib.collect import Progress
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import LabelledImages, read_labelled
+from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
 

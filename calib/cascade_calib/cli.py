@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cascade_runtime.command import run_command
+from cascade_runtime.command import INFEASIBLE_STATUS, run_command
 
 if TYPE_CHECKING:
     from cascade_calib.path import Request
 
-INFEASIBLE_STATUS = 3
 ALARM_STATUS = 5
 
 _bundle = click.argument("bundle", type=click.Path())
@@ -58,15 +57,7 @@ def evaluate(
     images = read_labelled(data, split=split)
     with shown() as progress:
         result = verb.evaluate(cascade, images, batch_size=batch_size, progress=progress)
-    if as_json:
-        _print_json(result.to_dict())
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for table in verb.tables(result):
-        console.print(table)
-    click.echo(verb.conclusion(result))
+    _print_result(verb, result, as_json)
 
 
 @cli.command()
@@ -153,15 +144,7 @@ def compare(
     images = read_labelled(data, split=split)
     with shown() as progress:
         result = verb.compare(one, two, images, batch_size=batch_size, progress=progress)
-    if as_json:
-        _print_json(result.to_dict())
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for table in verb.tables(result):
-        console.print(table)
-    click.echo(verb.conclusion(result))
+    _print_result(verb, result, as_json)
 
 
 @cli.group()
@@ -350,6 +333,19 @@ def _request(alpha: str, delta: str, coverage: str, fnr: str | None) -> Request:
         as_fraction(coverage, "--coverage", closed=True),
         fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
     )
+
+
+def _print_result(verb: Any, result: Any, as_json: bool) -> None:
+    """One JSON object for machines, or the verb's own tables and sentence for people."""
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for table in verb.tables(result):
+        console.print(table)
+    click.echo(verb.conclusion(result))
 
 
 def _print_json(value: object) -> None:

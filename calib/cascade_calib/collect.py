@@ -7,20 +7,18 @@ the engines that ship, never from the network they were made from (DESIGN, "Cali
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from cascade_calib.progress import Progress
 from cascade_runtime.decision import ExitOutputs, Int8
 from cascade_runtime.errors import DataError
 
 if TYPE_CHECKING:
     from cascade_calib.labelled import Loaded
-
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 class RunsEveryExit(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 
 from cascade_calib.bootstrap import LEVEL, RESAMPLES, Interval, difference_intervals
 from cascade_calib.bounds import clopper_pearson_upper
-from cascade_calib.collect import Collected, Progress, collect
+from cascade_calib.collect import Collected, collect
 from cascade_calib.evaluate import (
     figure_names,
     in_the_classes_of,
@@ -26,6 +26,7 @@ from cascade_calib.evaluate import (
     shares,
     span,
 )
+from cascade_calib.progress import Progress
 from cascade_calib.words import percent
 from cascade_runtime.decision import Bool, Verdict, decide
 from cascade_runtime.errors import ConfigError

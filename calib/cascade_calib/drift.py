@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cascade_calib.arrays import Float64
-from cascade_calib.collect import Progress
 from cascade_calib.evaluate import json_safe
 from cascade_calib.exchangeability import batch_test, ks_distances, stream_test
+from cascade_calib.progress import Progress
 from cascade_calib.score_table import ScoreTable, read_scores
 from cascade_calib.unlabelled import read_unlabelled
 from cascade_calib.words import percent

@@ -16,8 +16,9 @@ import numpy as np
 
 from cascade_calib.bootstrap import RESAMPLES, Interval, bootstrap_ci, ratio_intervals
 from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
-from cascade_calib.collect import Collected, Progress, collect
+from cascade_calib.collect import Collected, collect
 from cascade_calib.metrics import augrc, confusion
+from cascade_calib.progress import Progress
 from cascade_calib.words import percent
 from cascade_runtime.decision import Bool, Verdict, decide, score_logit
 from cascade_runtime.errors import DataError

@@ -15,12 +15,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cascade_calib.listing import Int8, LabelledImages, read_labelled
+from cascade_calib.progress import Progress
 from cascade_calib.splits_file import SPLITS_NAME, Skipped, content_hash, read_splits
 from cascade_runtime.errors import DataError, ImageError
 from cascade_runtime.manifest import Preprocess
@@ -38,9 +38,6 @@ __all__ = [
     "pixels_sha256",
     "read_labelled",
 ]
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with (what is being done, how many are done, how many there are)."""
 
 _CHUNK = 32  # images a task: large enough to hide the pool's own cost, small enough to report
 

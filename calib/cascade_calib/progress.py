@@ -6,11 +6,13 @@ In: calls of `report(what, done, total)`. Out: what a person watching sees; stdo
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import TypeAlias
 
-from cascade_calib.collect import Progress
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with (what is being done, how many are done, how many there are)."""
 
 LINE_EVERY_S = 10.0
 

@@ -18,7 +18,6 @@ import msgspec
 from cascade_calib.bounds import as_fraction
 from cascade_calib.certify_engines import CertifiedTarget, certify_engines, outcome
 from cascade_calib.certify_target import Request
-from cascade_calib.collect import Progress
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import (
     Loaded,
@@ -27,6 +26,7 @@ from cascade_calib.labelled import (
     load_pixels,
     read_labelled,
 )
+from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import REPORT, part_of, publish, recover, write_contents
 from cascade_runtime.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, engine_files

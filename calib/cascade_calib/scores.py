@@ -19,8 +19,9 @@ import numpy as np
 from cascade_calib import words
 from cascade_calib.arrays import Float64
 from cascade_calib.certify_target import Request, certify_target
-from cascade_calib.collect import Collected, Progress, collect
+from cascade_calib.collect import Collected, collect
 from cascade_calib.evaluate import in_the_classes_of
+from cascade_calib.progress import Progress
 from cascade_calib.score_table import ScoreTable, write_scores
 from cascade_calib.words import percent
 from cascade_runtime.decision import ExitOutputs, decide

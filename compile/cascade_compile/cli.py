@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from cascade_runtime.command import run_command
+from cascade_runtime.command import INFEASIBLE_STATUS, run_command
 from cascade_train.threads import spin_briefly
-
-INFEASIBLE_STATUS = 3
 
 
 @click.group()

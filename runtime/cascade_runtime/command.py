@@ -9,6 +9,8 @@ import click
 
 from cascade_runtime.errors import CascadeError
 
+INFEASIBLE_STATUS = 3  # a promise was asked for that could not be proven
+
 # The machine's state, not a bug: no space, no permission, a read-only or full quota'd disk.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}
 

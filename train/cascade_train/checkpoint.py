@@ -135,11 +135,8 @@ def weights_sha256(run: Path) -> str:
         path = run / "adapter" / "adapter_model.safetensors"
     if not path.exists():
         raise ConfigError(f"{run} holds no finished weights yet; let cascade-train fit end first")
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_network(run: Path) -> tuple[CascadeModel, RunConfig]:
