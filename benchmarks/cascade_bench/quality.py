@@ -60,11 +60,14 @@ def certified(certificate: Certificate) -> Quality:
     """What the certificate counted on its calibration images, with its own one-sided bounds."""
     c = certificate
     error = c.errors / c.accepted if c.accepted else math.nan
+    bounded = c.sets is None  # else the bounds are of the sets, and single answers have none
     return Quality(
         source="certificate, val_calib",
-        bounds=f"{100 * (1 - c.delta / c.claims):g} % bound",
-        coverage=Share(c.coverage, c.accepted, c.n, c.coverage_lower, math.nan),
-        error=Share(error, c.errors, c.accepted, math.nan, c.risk_upper),
+        bounds=f"{100 * c.confidence:g} % bound" if bounded and c.confidence else "",
+        coverage=Share(
+            c.coverage, c.accepted, c.n, c.coverage_lower if bounded else math.nan, math.nan
+        ),
+        error=Share(error, c.errors, c.accepted, math.nan, c.risk_upper if bounded else math.nan),
         evaluation=None,
     )
 

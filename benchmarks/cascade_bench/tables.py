@@ -187,9 +187,10 @@ def _bounds(share: Share) -> str:
 
 def _conclusion(record: Record) -> Iterator[Text]:
     c = record.certificate
+    delta = "" if c.delta is None else f", delta = {percent(c.delta, 6)}"
     yield Text(
-        f"{c.status} at alpha = {percent(c.alpha, 6)}, delta = {percent(c.delta, 6)}: {c.errors} "
-        f"wrong of {c.accepted} acted on, of {c.n} calibration images. "
+        f"{c.status} at alpha = {percent(c.alpha, 6)}{delta}: {c.errors} wrong of {c.accepted} "
+        f"acted on, of {c.n} calibration images. "
         f"{c.promise}{' ' + c.advice if c.advice else ''}"
     )
     if record.comparison.noisy:

@@ -52,12 +52,15 @@ def certify_engines(
     preprocess: Preprocess,
     engines: dict[str, str],
     calibration_uses: int,
+    thumbnails: bool = True,
     progress: Progress | None = None,
 ) -> CertifiedTarget:
     """Run every exit on both splits, certify, and measure the speed of the certified cascade.
 
     Args:
         stages: the engines of `target`, whose files have the SHA-256 in `engines`.
+        thumbnails: show the worst selection images in the report; False where whoever gets the
+            bundle may not see them.
         infos: the network's stages, whose multiply-adds are the costs that the thresholds weigh.
 
     Raises:
@@ -66,6 +69,7 @@ def certify_engines(
     evidence = Evidence(
         _collected(stages, select, f"{name} val_select", progress),
         _collected(stages, calib, f"{name} val_calib", progress),
+        select.pixels if thumbnails else None,
     )
     decision, certificate = certify_target(
         evidence.select,
@@ -91,6 +95,12 @@ def outcome(certificate: Certificate) -> str:
     c = certificate
     if c.status != "CERTIFIED":
         return f"INFEASIBLE at alpha {percent(c.alpha, 6)}. {c.advice}"
+    if c.sets is not None:
+        return (
+            f"CERTIFIED at alpha {percent(c.alpha, 6)}, {c.method}: {c.sets.misses} sets without "
+            f"the true class among {c.sets.accepted} accepted of {c.n}, {c.sets.ambiguous} "
+            f"ambiguous; acted on {100 * c.coverage:.1f} %, {c.errors} errors"
+        )
     return (
         f"CERTIFIED at alpha {percent(c.alpha, 6)}: {c.errors} errors among {c.accepted} acted on "
         f"of {c.n}, coverage {100 * c.coverage:.1f} %"

@@ -15,15 +15,26 @@ import numpy as np
 
 from cascade_calib import words
 from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
+from cascade_calib.certify_sets import certify_sets
 from cascade_calib.collect import Collected
 from cascade_calib.metrics import augrc
 from cascade_calib.path import METHOD, SET_LOGIT, Request, Thresholds, Walk, propose_path, walk
 from cascade_calib.scaling import fit_platt, fit_temperature, shortest_float32
 from cascade_runtime.decision import decide, score_logit
 from cascade_runtime.errors import DataError
-from cascade_runtime.manifest import Certificate, Decision, ExitRule, Preprocess, ScoreKind, binding
+from cascade_runtime.manifest import (
+    Certificate,
+    Decision,
+    ExitRule,
+    Policy,
+    Preprocess,
+    ScoreKind,
+    binding,
+)
 
-__all__ = ["Request", "certify_target", "fit_rules", "propose_path", "walk"]
+SET_POLICIES = ("scrc-i", "scrc-t")
+
+__all__ = ["SET_POLICIES", "Request", "certify_target", "fit_rules", "propose_path", "walk"]
 
 
 def certify_target(
@@ -49,15 +60,12 @@ def certify_target(
 
     Raises:
         DataError: `select` and `calib` are the same images.
+        ConfigError: the policy does not make the promise asked for.
     """
     _check(select, calib, stage_costs)
-    rules = fit_rules(select)
-    path = propose_path(select, rules, stage_costs, request, n_calib=len(calib))
-    result = walk(path, rules, calib, stage_costs, request)
-    chosen = None if result.chosen is None else path[result.chosen]
-    decision = _decision(rules, chosen)
-    advice = "" if chosen else words.advice(select, calib, rules, path, result, request)
-    certificate = _certificate(decision, calib, request, result, advice, len(path))
+    rules = fit_rules(select, request.policy)
+    prove = certify_sets if request.policy in SET_POLICIES else _certify_acting
+    decision, certificate = prove(select, calib, rules, stage_costs=stage_costs, request=request)
     return decision, msgspec.structs.replace(
         certificate,
         calibration_uses=calibration_uses,
@@ -66,16 +74,34 @@ def certify_target(
     )
 
 
-def fit_rules(select: Collected) -> tuple[ExitRule, ...]:
-    """Each exit's scaling, and of gate and softmax the score with the lower AUGRC; no threshold.
+def _certify_acting(
+    select: Collected,
+    calib: Collected,
+    rules: Sequence[ExitRule],
+    *,
+    stage_costs: Sequence[float],
+    request: Request,
+) -> tuple[Decision, Certificate]:
+    """The promise about single answers: fixed-sequence testing along a path of thresholds."""
+    path = propose_path(select, rules, stage_costs, request, n_calib=len(calib))
+    result = walk(path, rules, calib, stage_costs, request)
+    chosen = None if result.chosen is None else path[result.chosen]
+    decision = _decision(rules, chosen, request.policy)
+    advice = "" if chosen else words.advice(select, calib, rules, path, result, request)
+    return decision, _certificate(decision, calib, request, result, advice, len(path))
 
-    All on `val_select`; images whose outputs are not finite at an exit do not count there, and a
-    tie goes to softmax, which has nothing to go wrong.
+
+def fit_rules(select: Collected, policy: Policy = "certified") -> tuple[ExitRule, ...]:
+    """Each exit's scaling and its score; no threshold.
+
+    The score is the policy's, or else the one of gate and softmax with the lower AUGRC. All on
+    `val_select`; images whose outputs are not finite at an exit do not count there, and a tie goes
+    to softmax, which has nothing to go wrong.
     """
-    return tuple(_fit_rule(select, stage) for stage in range(len(select.exits)))
+    return tuple(_fit_rule(select, stage, policy) for stage in range(len(select.exits)))
 
 
-def _fit_rule(select: Collected, stage: int) -> ExitRule:
+def _fit_rule(select: Collected, stage: int, policy: Policy) -> ExitRule:
     out = select.exits[stage]
     finite = np.flatnonzero(np.isfinite(out.logits).all(axis=1) & np.isfinite(out.gate))
     out, labels = out.take(finite), select.labels[finite]
@@ -88,6 +114,8 @@ def _fit_rule(select: Collected, stage: int) -> ExitRule:
         temperature=fit_temperature(out.logits, labels),
         tau_logit=None,
     )
+    if policy in ("softmax", "gate"):
+        return msgspec.structs.replace(rule, score=policy)
     area: dict[ScoreKind, float] = {}
     for kind in ("softmax", "gate"):
         area[kind] = augrc(score_logit(out, msgspec.structs.replace(rule, score=kind)), wrong)
@@ -96,13 +124,13 @@ def _fit_rule(select: Collected, stage: int) -> ExitRule:
     return rule
 
 
-def _decision(rules: Sequence[ExitRule], chosen: Thresholds | None) -> Decision:
+def _decision(rules: Sequence[ExitRule], chosen: Thresholds | None, policy: Policy) -> Decision:
     taus = chosen or (None,) * len(rules)
     exits = tuple(
         msgspec.structs.replace(rule, tau_logit=None if tau is None else shortest_float32(tau))
         for rule, tau in zip(rules, taus, strict=True)
     )
-    return Decision(policy="certified", exits=exits, set_logit=SET_LOGIT)
+    return Decision(policy=policy, exits=exits, set_logit=SET_LOGIT)
 
 
 def _certificate(

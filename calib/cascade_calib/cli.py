@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
+from cascade_runtime.manifest import POLICIES
 
 if TYPE_CHECKING:
     from cascade_calib.path import Request
@@ -75,7 +76,18 @@ def evaluate(
 @click.option("--delta", help="How often the promise may fail.  [default: as before]")
 @click.option("--coverage", help="Least share of images acted on.  [default: as before]")
 @click.option("--fnr", help="Also promise this share of missed positives.  [default: as before]")
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    help="What is promised, and by which score.  [default: as before]",
+)
 @click.option("--drop-others", is_flag=True, help="Leave out targets that cannot run here.")
+@click.option(
+    "--thumbnails/--no-thumbnails",
+    default=True,
+    show_default=True,
+    help="Show the worst selection images in the report.",
+)
 @_threads
 def certify(
     bundle: str,

@@ -51,6 +51,7 @@ class Side:
     target: str
     status: str
     alpha: float
+    policy: str
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,10 @@ def compare_collected(
     coverage = _ahead(named["coverage"], more_is_better=True)
     risk = _ahead(named["risk"], more_is_better=False)
     return Comparison(
-        sides=(_side(names[0], certificates[0]), _side(names[1], certificates[1])),
+        sides=(
+            _side(names[0], certificates[0], decisions[0]),
+            _side(names[1], certificates[1], decisions[1]),
+        ),
         classes=classes,
         images=len(seen[0]),
         skipped=skipped,
@@ -207,7 +211,8 @@ def tables(result: Comparison) -> list[Table]:
 def conclusion(result: Comparison) -> str:
     """Which is better, or that these images cannot tell."""
     lines = [
-        f"{letter}: {side.name}, {side.target}, {side.status} at alpha {percent(side.alpha, 6)}."
+        f"{letter}: {side.name}, {side.target}, policy {side.policy}, {side.status} at alpha "
+        f"{percent(side.alpha, 6)}."
         for letter, side in zip("AB", result.sides, strict=True)
     ]
     lines.append(f"{_verdict(result)} They decide {result.alike} of {result.images} images alike.")
@@ -319,8 +324,8 @@ def _overall(coverage: Better, risk: Better) -> Better:
     return shown.pop() if len(shown) == 1 else "neither"
 
 
-def _side(name: tuple[str, str], certificate: Certificate) -> Side:
-    return Side(name[0], name[1], certificate.status, certificate.alpha)
+def _side(name: tuple[str, str], certificate: Certificate, decision: Decision) -> Side:
+    return Side(name[0], name[1], certificate.status, certificate.alpha, decision.policy)
 
 
 def _load_for_both(

@@ -20,7 +20,7 @@ from cascade_calib.collect import Collected, collect
 from cascade_calib.metrics import augrc, confusion
 from cascade_calib.progress import Progress
 from cascade_calib.words import percent
-from cascade_runtime.decision import Bool, Verdict, decide, score_logit
+from cascade_runtime.decision import Bool, Reason, Verdict, decide, score_logit
 from cascade_runtime.errors import DataError
 from cascade_runtime.manifest import Certificate, Decision
 
@@ -62,6 +62,9 @@ class Evaluation:
     whether the certificate's risk is borne out: "held" at or below alpha, "not contradicted" above
     it by no more than chance (the 95 % lower bound is below alpha), else "contradicted".
     fnr_promise: the same of the promised FNR; both None where none was promised.
+    accepted, set_risk, ambiguous: under a policy that promises prediction sets, the share of images
+    accepted and, of these, of sets without the true class and of sets with both classes; the
+    promise is then about set_risk.
     """
 
     target: str
@@ -82,6 +85,9 @@ class Evaluation:
     content_sha256: str
     fnr_promised: float | None = None
     fnr_promise: Held | None = None
+    accepted: Estimate | None = None
+    set_risk: Estimate | None = None
+    ambiguous: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe: NaN becomes None."""
@@ -150,7 +156,8 @@ def evaluate_collected(
     """The same, from outputs already collected."""
     verdict = decide(seen.exits, decision)
     acted, wrong = verdict.acted, verdict.acted & (verdict.label != seen.labels)
-    ratios = shares(seen, verdict)
+    of_sets = decision.accept is not None
+    ratios = shares(seen, verdict) | (set_shares(seen, verdict) if of_sets else {})
     intervals = ratio_intervals(
         np.stack([top for top, _ in ratios.values()], axis=1),
         np.stack([bottom for _, bottom in ratios.values()], axis=1),
@@ -177,7 +184,9 @@ def evaluate_collected(
         exits=exits,
         alpha=certificate.alpha,
         mcc=confusion(verdict.label, seen.labels).mcc,
-        promise=_promise(certificate, estimates["risk"], certificate.alpha),
+        promise=_promise(
+            certificate, estimates["set_risk" if of_sets else "risk"], certificate.alpha
+        ),
         is_calibration_set=seen.content_sha256 == certificate.calibration_sha256,
         content_sha256=seen.content_sha256,
         fnr_promised=promised,
@@ -201,6 +210,25 @@ def shares(seen: Collected, verdict: Verdict) -> dict[str, tuple[Bool, Bool]]:
     }
 
 
+def set_shares(seen: Collected, verdict: Verdict) -> dict[str, tuple[Bool, Bool]]:
+    """The same of the prediction sets of a policy that promises these."""
+    accepted = verdict.accepted
+    missed = accepted & ~verdict.in_set[np.arange(len(seen)), seen.labels]
+    everything = np.ones(len(seen), dtype=np.bool_)
+    return {
+        "accepted": (accepted, everything),
+        "set_risk": (missed, accepted),
+        "ambiguous": (verdict.reason == Reason.AMBIGUOUS, accepted),
+    }
+
+
+SET_FIGURES = {
+    "accepted": "accepted",
+    "set_risk": "set risk (sets without the true class)",
+    "ambiguous": "ambiguous (both classes in the set)",
+}
+
+
 def figure_names(classes: tuple[str, str]) -> dict[str, str]:
     """What the figures of `shares` are called in a table."""
     return {
@@ -217,7 +245,8 @@ def tables(result: Evaluation) -> list[Table]:
     from rich.table import Table
 
     figures = Table("figure", "value", "95 % interval", "counted", title=f"on {result.target}")
-    for field, name in figure_names(result.classes).items():
+    names = figure_names(result.classes)
+    for field, name in (SET_FIGURES | names if result.set_risk else names).items():
         x: Estimate = getattr(result, field)
         figures.add_row(name, share(x.value), span(x.interval), f"{x.part} of {x.of}")
     figures.add_row("MCC of the acted on", _number(result.mcc), "", f"{result.risk.of}")
@@ -233,6 +262,8 @@ def tables(result: Evaluation) -> list[Table]:
 def conclusion(result: Evaluation) -> str:
     """The promise against what was seen, in words."""
     risk = f"{share(result.risk.value)} of the {result.risk.of} images acted on are wrong"
+    if (x := result.set_risk) is not None:
+        risk = f"{share(x.value)} of the {x.of} sets of accepted images lack the true class"
     asked = f"the {percent(result.alpha)} promised"
     sentence = {
         "held": f"The promise held: {risk}, within {asked}.",

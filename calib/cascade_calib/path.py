@@ -22,7 +22,7 @@ from cascade_calib.bounds import at_least, binomial_p_values
 from cascade_calib.collect import Collected
 from cascade_calib.scaling import sigmoid
 from cascade_runtime.decision import Float32, decide_exit, passes_on
-from cascade_runtime.manifest import ExitRule
+from cascade_runtime.manifest import Decision, ExitRule, Policy
 
 Thresholds: TypeAlias = tuple[float | None, ...]
 
@@ -43,6 +43,9 @@ class Request:
     `claims` certificates are asked of the same calibration images, one a target of the bundle, and
     each is tested at delta / claims (Bonferroni): the promise then holds whichever target runs,
     also where the certificates themselves decide which one that is.
+
+    `policy` says which score an exit is judged by, or that prediction sets are promised instead:
+    then alpha is their risk, coverage the share of images accepted (`certify_sets`).
     """
 
     alpha: Fraction
@@ -50,6 +53,7 @@ class Request:
     coverage: Fraction
     claims: int = 1
     fnr: Fraction | None = None
+    policy: Policy = "certified"
 
     @property
     def share(self) -> Fraction:
@@ -215,12 +219,17 @@ def as_float32(path: Sequence[Thresholds], exits: int) -> Float32:
     return np.asarray(rows, dtype=np.float32).reshape(len(path), exits)
 
 
+def always(rule: ExitRule) -> Decision:
+    """A cascade of this one exit, which answers whatever its score."""
+    exits = (msgspec.structs.replace(rule, tau_logit=float("-inf")),)
+    return Decision(policy="certified", exits=exits, set_logit=SET_LOGIT)
+
+
 def _exit(
     data: Collected, rule: ExitRule, stage: int
 ) -> tuple[Float32, np.ndarray, np.ndarray, Float64]:
     """Score (-inf: never answers), where it acts, where wrongly, and its error probability."""
-    always = msgspec.structs.replace(rule, tau_logit=float("-inf"))
-    verdict = decide_exit(data.exits[stage], always, SET_LOGIT, stage)
+    verdict = decide_exit(data.exits[stage], always(rule), 0)
     score = np.where(passes_on(verdict), np.float32(-np.inf), verdict.score_logit)
     wrong = verdict.acted & (verdict.label != data.labels)
     doubt = np.where(verdict.acted, sigmoid(-score.astype(np.float64)), 0.0)

@@ -17,7 +17,7 @@ import msgspec
 
 from cascade_calib.bounds import as_fraction
 from cascade_calib.certify_engines import CertifiedTarget, certify_engines, outcome
-from cascade_calib.certify_target import Request
+from cascade_calib.certify_target import SET_POLICIES, Request
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import (
     Loaded,
@@ -32,10 +32,11 @@ from cascade_calib.publish import REPORT, part_of, publish, recover, write_conte
 from cascade_runtime.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, engine_files
 from cascade_runtime.engines import unavailable
 from cascade_runtime.errors import ConfigError, DataError, TargetError
-from cascade_runtime.manifest import FORMAT_VERSION, Manifest
+from cascade_runtime.manifest import FORMAT_VERSION, Manifest, Policy
 from cascade_runtime.stages import load_stages
 
 Say = Callable[[str], None]
+DELTA = Fraction(1, 20)  # where the old certificate, of SCRC-T, has none
 REWRITTEN = frozenset((MANIFEST, GOLDEN, REPORT))
 # What the maker counted under the old thresholds; without the network nobody can count it again.
 OUTDATED_PARITY = frozenset(("decision_flips",))
@@ -47,6 +48,7 @@ class RecertifyRequest:
 
     data, select: sources as of `read_labelled`; select None is another split of `data`.
     drop_others: leave out the targets that cannot run here, engines and all.
+    thumbnails: show the worst selection images in the report.
     """
 
     bundle: Path
@@ -58,7 +60,9 @@ class RecertifyRequest:
     delta: Fraction | None = None
     coverage: Fraction | None = None
     fnr: Fraction | None = None
+    policy: Policy | None = None
     drop_others: bool = False
+    thumbnails: bool = True
     threads: int | None = None
     seed: int = 0
 
@@ -209,6 +213,7 @@ def _certify(
         preprocess=manifest.preprocess,
         engines={path: opened.hashes[path] for path in engine_files(target)},
         calibration_uses=uses,
+        thumbnails=request.thumbnails,
         progress=progress,
     )
 
@@ -216,17 +221,19 @@ def _certify(
 def _promise(request: RecertifyRequest, manifest: Manifest, name: str, claims: int) -> Request:
     """What was asked for, and where nothing was, what the old certificate promises."""
     old = manifest.certificates[name]
+    policy = request.policy or manifest.decision[name].policy
     fnr = request.fnr
-    if fnr is None and old.fnr_promised is not None:
+    if fnr is None and old.fnr_promised is not None and policy not in SET_POLICIES:
         fnr = as_fraction(old.fnr_promised, "fnr")
     return Request(
         request.alpha or as_fraction(old.alpha, "alpha"),
-        request.delta or as_fraction(old.delta, "delta"),
+        request.delta or (DELTA if old.delta is None else as_fraction(old.delta, "delta")),
         as_fraction(old.coverage_floor, "coverage", closed=True)
         if request.coverage is None
         else request.coverage,
         claims=claims,
         fnr=fnr,
+        policy=policy,
     )
 
 

@@ -9,13 +9,12 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-import msgspec
 import numpy as np
 
 from cascade_calib.arrays import Int64
 from cascade_calib.bounds import at_least, clopper_pearson_upper, images_needed, least_accepted
 from cascade_calib.collect import Collected
-from cascade_calib.path import SET_LOGIT, Request, Thresholds, Walk
+from cascade_calib.path import Request, Thresholds, Walk, always
 from cascade_runtime.decision import decide_exit
 from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import ExitRule
@@ -43,6 +42,22 @@ def promise(request: Request, which: str = "this engine acts on") -> str:
         f"{missed}with {percent(1 - request.delta, 6)} confidence over the draw of the "
         "calibration images"
         + (f", for all {request.claims} targets at once." if request.claims > 1 else ".")
+    )
+
+
+def set_promise(request: Request) -> str:
+    """What SCRC proves of a cascade's prediction sets, in one or two sentences."""
+    held = (
+        f"Of the images this engine accepts, at most {percent(request.alpha, 6)} have a prediction "
+        "set without their true class"
+    )
+    if request.policy == "scrc-t":
+        return f"{held}, on average over calibration sets and images."
+    sure = f"with {percent(1 - request.delta, 6)} confidence"
+    many = f", for all {request.claims} targets at once" if request.claims > 1 else ""
+    return (
+        f"{held}, {sure} over the draw of the calibration images{many}; it accepts at least "
+        f"{percent(request.coverage, 6)} of images, with the same confidence."
     )
 
 
@@ -142,9 +157,8 @@ def _unreachable(select: Collected, rules: Sequence[ExitRule], request: Request)
 def _widest(select: Collected, rules: Sequence[ExitRule]) -> float:
     """The share of images on which some exit can give a single answer."""
     able = np.zeros(len(select), dtype=np.bool_)
-    for stage, (out, rule) in enumerate(zip(select.exits, rules, strict=True)):
-        always = msgspec.structs.replace(rule, tau_logit=float("-inf"))
-        able |= decide_exit(out, always, SET_LOGIT, stage).acted
+    for out, rule in zip(select.exits, rules, strict=True):
+        able |= decide_exit(out, always(rule), 0).acted
     return float(able.mean())
 
 

@@ -61,6 +61,7 @@ class BundleRequest:
     splits: Path | None = None
     name: str | None = None
     threads: int | None = None
+    thumbnails: bool = True
     overwrite: bool = False
     force: bool = False
     seed: int = 0
@@ -183,6 +184,7 @@ def _build_target(
         preprocess=config.preprocess,
         engines={path: _sha256(folder / path) for path in engine_files(target)},
         calibration_uses=uses,
+        thumbnails=request.thumbnails,
         progress=progress,
     )
     figures = compared.figures(built.decision)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
+from cascade_runtime.manifest import POLICIES, Policy
 from cascade_train.threads import spin_briefly
 
 
@@ -39,11 +40,26 @@ def cli() -> None:
     "--coverage", default="0.7", show_default=True, help="Least share of images acted on."
 )
 @click.option("--fnr", help="Also promise this share of missed positives.")
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="certified",
+    show_default=True,
+    help="certified, softmax, gate: the risk of single answers, by each exit's better score or by "
+    "that score. scrc-i, scrc-t: the risk of prediction sets, for all but delta of the calibration "
+    "sets or on average.",
+)
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
     help="CPU threads of the engines.  [default: the engine's]",
+)
+@click.option(
+    "--thumbnails/--no-thumbnails",
+    default=True,
+    show_default=True,
+    help="Show the worst selection images in the report.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
 @click.option("--force", is_flag=True, help="Write a bundle whose engines differ from the network.")
@@ -56,6 +72,7 @@ def bundle(
     delta: str,
     coverage: str,
     fnr: str | None,
+    policy: Policy,
     **options: object,
 ) -> None:
     """Merge, export, certify and seal RUN; exit status 3 when the promise is INFEASIBLE."""
@@ -73,6 +90,7 @@ def bundle(
         as_fraction(coverage, "--coverage", closed=True),
         claims=len(chosen),
         fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
+        policy=policy,
     )
     request = BundleRequest(
         run=run,

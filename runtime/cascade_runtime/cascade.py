@@ -31,6 +31,7 @@ REASONS = {
     Reason.AMBIGUOUS: "ambiguous",
     Reason.EMPTY: "empty set",
     Reason.NOT_FINITE: "not finite",
+    Reason.NOT_ACCEPTED: "not accepted",
 }
 
 

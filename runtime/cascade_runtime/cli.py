@@ -170,10 +170,23 @@ def certificate_in_words(certificate: Certificate) -> Iterator[str]:
     yield f"{c.status}: {c.promise}"
     if c.advice:
         yield c.advice
+    delta = "" if c.delta is None else f", delta {c.delta:g}"
+    how = f"(alpha {c.alpha:g}{delta}, {c.method})"
+    if c.sets is None:
+        yield (
+            f"measured on {c.n} images: acted on {c.accepted} ({c.coverage:.1%}, at least "
+            f"{c.coverage_lower:.1%}), {c.errors} errors, risk at most {c.risk_upper:.2%} {how}"
+        )
+        return
+    s = c.sets
     yield (
-        f"measured on {c.n} images: acted on {c.accepted} ({c.coverage:.1%}, at least "
-        f"{c.coverage_lower:.1%}), {c.errors} errors, risk at most {c.risk_upper:.2%} "
-        f"(alpha {c.alpha:g}, delta {c.delta:g}, {c.method})"
+        f"measured on {c.n} images: accepted {s.accepted} ({s.coverage:.1%}, at least "
+        f"{s.coverage_lower:.1%}), {s.misses} sets without the true class, set risk at most "
+        f"{s.risk_upper:.2%} {how}"
+    )
+    yield (
+        f"of the accepted, {s.ambiguous} have both classes in their set and are deferred; "
+        f"{c.accepted} are acted on, {c.errors} of them wrong, which is not bounded"
     )
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cascade_runtime.manifest import Decision, ExitRule
+from cascade_runtime.manifest import AcceptRule, Decision, ExitRule
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Int8: TypeAlias = npt.NDArray[np.int8]
@@ -29,6 +29,7 @@ class Reason(IntEnum):
     AMBIGUOUS = 2
     EMPTY = 3
     NOT_FINITE = 4
+    NOT_ACCEPTED = 5
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Verdict:
     def acted(self) -> Bool:
         return self.label >= 0
 
+    @property
+    def accepted(self) -> Bool:
+        """Where some exit answered, with whatever set: acted on, ambiguous or empty."""
+        return np.isin(self.reason, (Reason.ACTED, Reason.AMBIGUOUS, Reason.EMPTY))
+
 
 def margin(outputs: ExitOutputs, rule: ExitRule) -> Float32:
     """Temperature-scaled logit of class 1, float32 [B]: (l1 - l0) / T."""
@@ -79,23 +85,44 @@ def answers(score: Float32, rule: ExitRule) -> Bool:
     return np.asarray(score >= np.float32(rule.tau_logit), dtype=np.bool_)
 
 
-def prediction_set(m: Float32, set_logit: float) -> Bool:
+def accepts(score: Float32, accept: AcceptRule | None) -> Bool:
+    """Where an image that leaves here is accepted; everywhere if the policy does not ask."""
+    if accept is None:
+        return np.ones(score.shape, dtype=np.bool_)
+    return np.asarray(score >= np.float32(accept.tau_logit), dtype=np.bool_)
+
+
+def set_bar(score: Float32, decision: Decision) -> Float32:
+    """logit(1 - lambda) for each image, float32 [B]: another one exactly at SCRC's threshold."""
+    bar = np.full(score.shape, decision.set_logit, dtype=np.float32)
+    if decision.accept is not None:
+        at = score == np.float32(decision.accept.tau_logit)
+        bar[at] = np.float32(decision.accept.set_logit_at)
+    return bar
+
+
+def prediction_set(m: Float32, bar: Float32) -> Bool:
     """bool [B, 2]: y is in the set iff 1 - p_y <= lambda, that is +-margin >= logit(1 - lambda)."""
-    bar = np.float32(set_logit)
     return np.stack([-m >= bar, m >= bar], axis=1)
 
 
-def decide_exit(outputs: ExitOutputs, rule: ExitRule, set_logit: float, stage: int) -> Verdict:
+def decide_exit(outputs: ExitOutputs, decision: Decision, stage: int) -> Verdict:
     """The verdict of one exit alone; reason BELOW_THRESHOLD or NOT_FINITE where it passes on."""
+    rule = decision.exits[stage]
     m = margin(outputs, rule)
     score = score_logit(outputs, rule)
-    open_ = answers(score, rule)
-    members = prediction_set(m, set_logit)
+    members = prediction_set(m, set_bar(score, decision))
     size = members.sum(axis=1)
     finite = np.isfinite(score) & np.isfinite(m)
     reason = np.select(
-        [~finite, ~open_, size == 2, size == 0],
-        [Reason.NOT_FINITE, Reason.BELOW_THRESHOLD, Reason.AMBIGUOUS, Reason.EMPTY],
+        [~finite, ~answers(score, rule), ~accepts(score, decision.accept), size == 2, size == 0],
+        [
+            Reason.NOT_FINITE,
+            Reason.BELOW_THRESHOLD,
+            Reason.NOT_ACCEPTED,
+            Reason.AMBIGUOUS,
+            Reason.EMPTY,
+        ],
         default=Reason.ACTED,
     ).astype(np.int8)
     label = np.where(reason == Reason.ACTED, members[:, 1], -1).astype(np.int8)
@@ -108,10 +135,9 @@ def decide(exits: list[ExitOutputs], decision: Decision) -> Verdict:
 
     An exit that answers with no singleton defers the image; later exits are not asked.
     """
-    parts = [
-        decide_exit(outputs, rule, decision.set_logit, stage)
-        for stage, (outputs, rule) in enumerate(zip(exits, decision.exits, strict=True))
-    ]
+    if len(exits) != len(decision.exits):
+        raise ValueError(f"{len(exits)} exits' outputs for a decision of {len(decision.exits)}")
+    parts = [decide_exit(outputs, decision, stage) for stage, outputs in enumerate(exits)]
     verdict = parts[-1]
     for part in reversed(parts[:-1]):
         verdict = _where(passes_on(part), verdict, part)

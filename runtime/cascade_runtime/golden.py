@@ -161,9 +161,15 @@ def _near_a_threshold(
         margin_slack = abs(2.0 * tolerance / rule.temperature)  # two logits, each off by it
         gate_slack = abs(rule.platt_a) * tolerance
         slack = gate_slack if rule.score == "gate" else margin_slack
-        if rule.tau_logit is not None:
-            near |= np.abs(score_logit(outputs, rule) - rule.tau_logit) <= slack
-        near |= np.abs(np.abs(m) - abs(decision.set_logit)) <= margin_slack
+        taus, bars = [rule.tau_logit], [decision.set_logit]
+        if decision.accept is not None:
+            taus.append(decision.accept.tau_logit)
+            bars.append(decision.accept.set_logit_at)
+        for tau in taus:
+            if tau is not None:
+                near |= np.abs(score_logit(outputs, rule) - tau) <= slack
+        for bar in bars:
+            near |= np.abs(np.abs(m) - abs(bar)) <= margin_slack
     return near
 
 

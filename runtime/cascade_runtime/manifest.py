@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -21,7 +21,10 @@ FORMAT_MAJOR = 1
 FORMAT_VERSION = "1.0"
 
 ScoreKind = Literal["gate", "softmax"]
+Policy = Literal["certified", "softmax", "gate", "scrc-i", "scrc-t"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 Status = Literal["CERTIFIED", "INFEASIBLE"]
+FLOAT32_MAX = 3.4028235e38  # the shortest decimal that reads as the largest one
 
 
 class MadeBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,19 +104,52 @@ class ExitRule(msgspec.Struct, frozen=True, kw_only=True):
     tau_logit: float | None
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """How a target's outputs become decisions. `set_logit` is logit(1 - lambda)."""
+class AcceptRule(msgspec.Struct, frozen=True, kw_only=True):
+    """SCRC's second question, asked of the score at the exit where an image leaves; float32.
 
-    policy: Literal["certified"]
+    Accepted where score_logit >= tau_logit; exactly there, `set_logit_at` bounds the set instead of
+    the decision's `set_logit`.
+    """
+
+    tau_logit: float
+    set_logit_at: float
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """How a target's outputs become decisions. `set_logit` is logit(1 - lambda).
+
+    `accept` is there for the policies whose promise is about prediction sets, SCRC-I and SCRC-T.
+    """
+
+    policy: Policy
     exits: tuple[ExitRule, ...]
     set_logit: float
+    accept: AcceptRule | None = None
+
+
+class SetCertificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What SCRC proves: P(true class not in the set | accepted) <= alpha. Counts of images.
+
+    misses: accepted with a set that lacks the true class; ambiguous and empty: accepted with both
+    classes, or none, in their set, which defers them. coverage: accepted / n.
+    """
+
+    accepted: int
+    misses: int
+    risk_upper: float
+    coverage: float
+    coverage_lower: float
+    ambiguous: int
+    empty: int
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What was proven, on which engine, from which images (DESIGN, "Words").
 
     `claims` certificates share `delta`: this one was tested, and its bounds hold, at delta/claims,
-    or half of that where `fnr_promised` makes it two promises.
+    or half of that where `fnr_promised` makes it two promises. A null `delta`: the promise holds on
+    average over calibration sets. With `sets`, the promise and its bounds are those of the sets;
+    `accepted` and `errors` still count what is acted on, of which nothing is bounded then.
     """
 
     status: Status
@@ -121,7 +157,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     promise: str
     advice: str
     alpha: float
-    delta: float
+    delta: float | None
     claims: int = 1
     coverage_floor: float
     n: int
@@ -141,6 +177,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     binding: str
     fnr_promised: float | None = None
     fnr_upper: float | None = None
+    sets: SetCertificate | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """At which each bound holds by itself; None where the promise is one on average."""
+        if self.delta is None:
+            return None
+        return 1 - self.delta / self.claims / (1 if self.fnr_promised is None else 2)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,11 +248,26 @@ def _check(manifest: Manifest) -> None:
         for table in (manifest.decision, manifest.certificates):
             if name not in table:
                 raise BundleError(f"manifest.json: no decision or certificate for {name!r}")
-        if len(manifest.decision[name].exits) != len(manifest.stages):
-            raise BundleError(f"manifest.json: decision of {name!r} does not cover every exit")
+        _check_decision(name, manifest.decision[name], len(manifest.stages))
     size = manifest.preprocess
     if min(size.height, size.width, size.max_pixels) < 1:
         raise BundleError("manifest.json: preprocess.height, width and max_pixels must be >= 1")
+
+
+def _check_decision(name: str, decision: Decision, stages: int) -> None:
+    policy = decision.policy
+    if len(decision.exits) != stages:
+        raise BundleError(f"manifest.json: decision of {name!r} does not cover every exit")
+    if (decision.accept is not None) != policy.startswith("scrc-"):
+        raise BundleError(
+            f"manifest.json: decision of {name!r}: accept goes with the policies scrc-i and scrc-t "
+            f"and with no other, this is {policy!r}"
+        )
+    if policy in ("softmax", "gate") and any(rule.score != policy for rule in decision.exits):
+        raise BundleError(
+            f"manifest.json: decision of {name!r}: under the policy {policy!r} that is every "
+            "exit's score"
+        )
 
 
 def _bits(value: float | None) -> str:
@@ -227,6 +286,9 @@ def binding(preprocess: Preprocess, decision: Decision, engines: dict[str, str])
         f"preprocess {p.width} {p.height} {p.color} {p.exif} {p.resize} {p.crop}",
         f"policy {decision.policy} {_bits(decision.set_logit)}",
     ]
+    if decision.accept is not None:
+        accept = decision.accept
+        lines.append(f"accept {_bits(accept.tau_logit)} {_bits(accept.set_logit_at)}")
     for rule in decision.exits:
         numbers = (rule.platt_a, rule.platt_b, rule.temperature, rule.tau_logit)
         lines.append(f"exit {rule.score} " + " ".join(_bits(x) for x in numbers))

@@ -81,11 +81,11 @@ class Stages:
         hidden: npt.NDArray[Any] = _check(pixels)
         verdict = _blank(len(pixels))
         going = np.arange(len(pixels))
-        for stage, rule in enumerate(decision.exits):
+        for stage in range(len(self.engines)):
             started = time.perf_counter()
             outputs, tokens = self._run(stage, hidden)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite defers
-                part = decide_exit(outputs, rule, decision.set_logit, stage)
+                part = decide_exit(outputs, decision, stage)
             _write(verdict, going, part)
             onward = passes_on(part)
             if on_stage is not None:

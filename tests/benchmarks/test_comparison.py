@@ -17,9 +17,7 @@ def test_always_full_labels_are_those_of_the_last_exit_alone(cascade: Cascade) -
     pixels = make_images(64, seed=5)
     decision = cascade.decision
     full = cascade.stages.forward(pixels, always_full(decision))
-    last = decide_exit(
-        cascade.stages.forward_all(pixels)[-1], decision.exits[-1], decision.set_logit, 1
-    )
+    last = decide_exit(cascade.stages.forward_all(pixels)[-1], decision, 1)
     assert np.array_equal(full.label, last.label)
     assert (full.stage == 1).all() and full.acted.any()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from cascade_calib.bootstrap import Interval
 from cascade_calib.certify_target import Request, certify_target
 from cascade_calib.evaluate import conclusion, estimate, evaluate_collected, tables
-from cascade_runtime.manifest import Preprocess
+from cascade_runtime.manifest import FLOAT32_MAX, AcceptRule, Decision, Preprocess
 
 REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
 
@@ -156,3 +156,35 @@ def test_no_fnr_promise_is_not_spoken_of_and_mcc_is_of_the_acted_on(certified):
     assert result.fnr_promise is None
     assert "FNR" not in conclusion(result)
     assert result.mcc == pytest.approx(1 / np.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("policy", "missed", "says"),
+    [("scrc-t", 2, "held"), ("scrc-i", 13, "not contradicted"), ("scrc-i", 40, "contradicted")],
+)
+def test_promise_of_sets_is_judged_by_their_risk(certified, policy, missed, says):
+    """100 accepted and acted on, 10 accepted with both classes in their set, the rest not."""
+    rule = msgspec.structs.replace(
+        certified[0].exits[0], score="gate", platt_a=1.0, platt_b=0.0, temperature=1.0
+    )
+    exits = (
+        msgspec.structs.replace(rule, tau_logit=None),
+        msgspec.structs.replace(rule, tau_logit=-FLOAT32_MAX),
+    )
+    accept = AcceptRule(tau_logit=0.0, set_logit_at=-1.0)
+    decision = Decision(policy=policy, exits=exits, set_logit=-1.0, accept=accept)
+    margins = np.repeat([9.0, 0.5, 9.0], [100, 10, 50])
+    labels = np.ones(160, np.int64)
+    labels[:missed] = 0
+    gate = np.repeat([1.0, 1.0, -1.0], [100, 10, 50])
+    seen = from_margins([margins, margins], labels, [gate, gate])
+    result = look(seen, (decision, certified[1]))
+    assert (result.accepted.part, result.accepted.of) == (110, 160)
+    assert (result.set_risk.part, result.set_risk.of) == (missed, 110)
+    assert (result.ambiguous.part, result.risk.of) == (10, 100)
+    assert result.promise == says
+    assert "110 sets of accepted images lack the true class" in conclusion(result)
+    assert json.dumps(result.to_dict(), allow_nan=False)
+    text = StringIO()
+    Console(file=text, width=110).print(tables(result)[0])
+    assert "set risk" in text.getvalue() and "ambiguous" in text.getvalue()

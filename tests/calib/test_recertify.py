@@ -73,6 +73,24 @@ def test_counts_are_those_of_the_cascade_that_opens_afterwards(casts, bundle):
         assert c.calibration_sha256 == content_sha256(loaded.pixels, loaded.labels)
 
 
+@pytest.mark.parametrize("policy", ["certified", "softmax", "gate", "scrc-i", "scrc-t"])
+def test_policy_can_be_changed_and_stays_until_it_is_changed_again(casts, bundle, policy):
+    ask(casts, bundle, policy=policy)
+    manifest, _ = ask(casts, bundle)
+    for name, decision in manifest.decision.items():
+        c = manifest.certificates[name]
+        assert (decision.policy, c.status) == (policy, "CERTIFIED")
+        assert c.calibration_uses == 2
+        assert (c.sets is not None) == policy.startswith("scrc-")
+        cascade = Cascade.open(bundle, name, threads=1, self_test=True, warm_up=False)
+        images = read_labelled(casts / "calib")
+        loaded = load_pixels(images, cascade.preprocess)
+        verdict = cascade.stages.forward(loaded.pixels, cascade.decision)
+        assert verdict.acted.sum() == c.accepted > 0
+        if c.sets is not None:
+            assert verdict.accepted.sum() == c.sets.accepted
+
+
 def test_numbers_asked_for_replace_the_old_ones(casts, bundle):
     manifest, _ = ask(
         casts,

@@ -26,7 +26,7 @@ def cells(study):
 
 def test_every_promise_holds_in_every_population(study, cells):
     promising = [c for c in cells if c.method in (*study.PAC, *study.MEAN)]
-    assert len(promising) == 5 * 8 + 2
+    assert len(promising) == 6 * 8 + 2
     assert [c for c in promising if not c.holds] == []
 
 

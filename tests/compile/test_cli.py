@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cascade_compile import targets
 from cascade_runtime.bundle import Bundle
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.decision import decide
 
 Command = Callable[..., tuple[int, str, str]]
 ONNX = "onnxruntime/fp32/cpu"
@@ -50,6 +53,22 @@ def test_false_negative_rate_can_be_promised_too(
     certificate = Bundle.open(out).manifest.certificates[ONNX]
     assert certificate.fnr_promised == 0.3
     assert certificate.fnr_upper is not None and certificate.fnr_upper <= 0.3
+
+
+@pytest.mark.parametrize("policy", ["softmax", "gate", "scrc-i", "scrc-t"])
+def test_policy_is_chosen_at_bundling_and_the_runtime_follows_it(
+    policy: str, trained, command: Command, no_export: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.cascade"
+    options = ("--target", ONNX, "--alpha", "0.3", "--coverage", "0.5", "--policy", policy)
+    status, said, _ = command("bundle", trained.run, "--out", out, *options, "--threads", 1)
+    assert status == 0, said
+    cascade = Cascade.open(out, self_test=True, warm_up=False)
+    assert cascade.decision.policy == policy
+    assert (cascade.certificate.sets is None) == (policy in ("softmax", "gate"))
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 32, 32, 3), np.uint8)
+    verdict = decide(cascade.stages.forward_all(pixels), cascade.decision)
+    assert [r.label for r in cascade.classify(list(pixels))] == verdict.label.tolist()
 
 
 def test_infeasible_promise_is_exit_status_3_and_a_sentence(

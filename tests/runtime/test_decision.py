@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cascade_runtime.decision import ExitOutputs, Reason, Verdict, decide, decide_exit
-from cascade_runtime.manifest import Decision, ExitRule
+from cascade_runtime.manifest import AcceptRule, Decision, ExitRule
 from cascade_runtime.stages import Stages
 
 from .conftest import gate_rule
@@ -74,8 +74,35 @@ def test_exit_that_answers_without_a_singleton_is_final() -> None:
 
 def test_softmax_score_is_the_absolute_margin() -> None:
     rule = ExitRule(score="softmax", platt_a=1.0, platt_b=0.0, temperature=2.0, tau_logit=1.0)
-    verdict = decide_exit(outputs([(2.0, 0.0), (0.0, 1.5), (0.0, 2.5)], [0, 0, 0]), rule, 0.0, 0)
+    decision = Decision(policy="softmax", exits=(rule,), set_logit=0.0)
+    verdict = decide_exit(outputs([(2.0, 0.0), (0.0, 1.5), (0.0, 2.5)], [0, 0, 0]), decision, 0)
     assert verdict.label.tolist() == [0, -1, 1]
+
+
+def accepting(tau: float, at: float) -> Decision:
+    """One exit that always answers, and SCRC's own threshold behind it; sets bounded at 1."""
+    accept = AcceptRule(tau_logit=tau, set_logit_at=at)
+    return Decision(policy="scrc-t", exits=single(-9.0).exits, set_logit=1.0, accept=accept)
+
+
+def test_image_that_leaves_below_the_accepting_threshold_is_deferred_there() -> None:
+    decision = accepting(0.5, 1.0)
+    twice = Decision(
+        policy="scrc-t", exits=decision.exits * 2, set_logit=1.0, accept=decision.accept
+    )
+    sure = outputs([(0.0, 5.0)], [9.0])
+    verdict = decide([outputs([(0.0, 5.0)], [0.25]), sure], twice)
+    assert (verdict.label[0], verdict.stage[0], verdict.reason[0]) == (-1, 0, Reason.NOT_ACCEPTED)
+    assert not verdict.accepted[0]
+
+
+def test_score_at_the_accepting_threshold_has_the_other_set_bound() -> None:
+    above = np.nextafter(np.float32(0.5), np.float32(1))
+    verdict = decide([outputs([(0.0, 2.0)] * 2, [0.5, above])], accepting(0.5, 3.0))
+    assert verdict.reason.tolist() == [Reason.EMPTY, Reason.ACTED]
+    verdict = decide([outputs([(0.0, 2.0)] * 2, [0.5, above])], accepting(0.5, -3.0))
+    assert verdict.reason.tolist() == [Reason.AMBIGUOUS, Reason.ACTED]
+    assert verdict.accepted.all()
 
 
 @dataclass
@@ -109,7 +136,13 @@ def reference(exits: list[ExitOutputs], decision: Decision, row: int) -> tuple[i
         if rule.tau_logit is None or not score >= f(rule.tau_logit):
             outcome = (-1, stage, Reason.BELOW_THRESHOLD)
             continue
-        in_set = [y for y, side in ((0, -m), (1, m)) if side >= f(decision.set_logit)]
+        bar = f(decision.set_logit)
+        if decision.accept is not None:
+            if not score >= f(decision.accept.tau_logit):
+                return -1, stage, Reason.NOT_ACCEPTED
+            if score == f(decision.accept.tau_logit):
+                bar = f(decision.accept.set_logit_at)
+        in_set = [y for y, side in ((0, -m), (1, m)) if side >= bar]
         if len(in_set) == 1:
             return in_set[0], stage, Reason.ACTED
         return -1, stage, Reason.AMBIGUOUS if in_set else Reason.EMPTY
@@ -132,7 +165,9 @@ _rules = st.builds(
 @st.composite
 def cascades(draw: st.DrawFn) -> tuple[list[ExitOutputs], Decision]:
     rules = tuple(draw(st.lists(_rules, min_size=1, max_size=3)))
-    decision = Decision(policy="certified", exits=rules, set_logit=draw(_grid))
+    accept = draw(st.none() | st.builds(AcceptRule, tau_logit=_grid, set_logit_at=_grid))
+    policy = "certified" if accept is None else "scrc-t"
+    decision = Decision(policy=policy, exits=rules, set_logit=draw(_grid), accept=accept)
     count = draw(st.integers(0, 40))
     exits = [
         ExitOutputs(

@@ -73,6 +73,9 @@ def test_unknown_fields_are_ignored(template: Sample) -> None:
         (("certificates",), {}, "no decision or certificate"),
         (("decision", ONNX, "exits"), [], "does not cover every exit"),
         (("decision", ONNX, "policy"), "guess", "policy"),
+        (("decision", ONNX, "policy"), "scrc-t", "accept goes with"),
+        (("decision", ONNX, "policy"), "softmax", "every exit's score"),
+        (("decision", ONNX, "accept"), {"tau_logit": 0, "set_logit_at": 0}, "accept goes with"),
         (("preprocess", "height"), 0, "must be >= 1"),
         (("preprocess", "color"), "BGR", "color"),
         (("model", "classes"), ["one"], "classes"),
@@ -110,6 +113,18 @@ def test_binding_is_the_text_of_the_specification() -> None:
     assert manifest.binding(PREPROCESS, decision, {"b/x": "bb", "a/x": "aa"}) == expected
 
 
+def test_binding_of_sets_is_the_text_of_the_specification() -> None:
+    exits = make_decision((2.0, None)).exits
+    accept = manifest.AcceptRule(tau_logit=0.5, set_logit_at=-1.0)
+    decision = manifest.Decision(policy="scrc-t", exits=exits, set_logit=0.25, accept=accept)
+    block = SPECIFICATION.split("### Binding")[1].split("```")[5].removeprefix("\n")
+    example = SPECIFICATION.split("### Binding")[1].split("```")[3].removeprefix("\n")
+    lines = example.splitlines(keepends=True)
+    text = "".join([lines[0], block, *lines[2:]])
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert manifest.binding(PREPROCESS, decision, {"b/x": "bb", "a/x": "aa"}) == expected
+
+
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 31))
 def test_binding_depends_on_every_bit_of_a_threshold(value: float, bit: int) -> None:
     (bits,) = struct.unpack(">I", struct.pack(">f", value))
@@ -126,7 +141,7 @@ def test_specification_names_every_field() -> None:
         for kind in vars(manifest).values()
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     ]
-    assert len(structs) == 10
+    assert len(structs) == 12
     missing = {
         f"{kind.__name__}.{field}"
         for kind in structs
