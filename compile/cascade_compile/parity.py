@@ -75,7 +75,7 @@ def measure(
         pixels: uint8 [N, H, W, 3].
     """
     with torch.no_grad():
-        logits, gates = predict(model, pixels, bf16=False)
+        logits, gates = predict(model, pixels)
     reference = [ExitOutputs(*pair) for pair in zip(logits, gates, strict=True)]
     engine = {batch: _in_batches(stages, pixels, batch) for batch in BATCHES}
     differences = np.concatenate(

@@ -28,6 +28,7 @@ from cascade_compile.bundle import BundleRequest
 from cascade_compile.export import export_stages
 from cascade_runtime.engines import backend
 from cascade_runtime.manifest import Manifest
+from cascade_train.augment_config import AugmentConfig
 from cascade_train.checkpoint import load_network
 from cascade_train.data import load_split_pixels
 from cascade_train.exits import CascadeModel
@@ -79,7 +80,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         for i in range(250):
             image = Image.fromarray(draw_square(100_000 * label + i, bool(label)))
             image.save(data / name / f"{i:04d}.png", compress_level=0)
-    config = FitConfig(epochs=4, batch_size=32, lr=2e-3, ema=0.8, amp="none", augment=False)
+    config = FitConfig(
+        epochs=4, batch_size=32, lr=2e-3, ema=0.8, amp="none", augment=AugmentConfig(policy="none")
+    )
     request = FitRequest(
         data=str(data), out=root / "my run", exits=(1, 2), image_size=SIDE, threads=1
     )

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cascade_calib.labelled import Loaded
+from cascade_train.augment_config import AugmentConfig
 from cascade_train.backbone import build_backbone
 from cascade_train.exits import CascadeModel
 from cascade_train.fit import FitRequest, run_fit
@@ -25,7 +26,8 @@ from cascade_train.presets import preset
 torch.set_num_threads(1)
 SIDE = 32
 EXITS = (1, 2)  # of the six blocks of "tiny": blocks after the last exit are never run
-QUICK = FitConfig(epochs=3, batch_size=32, lr=2e-3, ema=0.8, amp="none", augment=False)
+STILL = AugmentConfig(policy="none")
+QUICK = FitConfig(epochs=3, batch_size=32, lr=2e-3, ema=0.8, amp="none", augment=STILL)
 
 
 @pytest.fixture(autouse=True)

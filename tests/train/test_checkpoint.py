@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def edit(run: Path, **fields: object) -> None:
 
 
 def test_saved_network_loads_to_the_bit_in_float32_and_eval_mode(base_run: Path) -> None:
-    model, config = load_network(base_run)
+    model, config = load_network(base_run, scores=False)
     saved = load_file(base_run / "model.safetensors")
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
     assert not model.training
@@ -132,4 +134,33 @@ def test_nothing_a_run_holds_is_a_pickle(base_run: Path, adapted_run: Path) -> N
             "last.safetensors",
             "adapter_config.json",
             "adapter_model.safetensors",
+            "scores.json",
+            "scores.safetensors",
+            "environment.json",
+            "curves.png",
         }
+
+
+def test_disk_that_is_full_is_one_sentence_and_the_last_weights_stay(
+    base_run: Path, tmp_path: Path
+) -> None:
+    """The limit on a file's size stands for the disk's; the process that has it is a child."""
+    run = Path(shutil.copytree(base_run, tmp_path / "run"))
+    before = (run / "model.safetensors").read_bytes()
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from cascade_runtime.errors import ConfigError\n"
+        "from cascade_train.checkpoint import load_network, save_selected\n"
+        "run = Path(sys.argv[1])\n"
+        "model, _ = load_network(run, scores=False)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    save_selected(run, model)\nexcept ConfigError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=False
+    )
+    assert "model.safetensors cannot be written" in done.stdout, done.stderr
+    assert (run / "model.safetensors").read_bytes() == before
+    assert not list(run.glob(".*"))

@@ -40,11 +40,12 @@ def test_fit_makes_a_run_and_says_where(
     adapted = tmp_path / "adapted"
     options = ("--init", out, "--adapter", "lora", "--rank", 2, "--adapter-targets", "qv")
     status, said, _ = command(
-        "fit", "--data", square_folder, "--out", adapted, *QUICK[4:], *options, "--no-augment"
+        "fit", "--data", square_folder, "--out", adapted, *QUICK[4:], *options, "--augment", "none"
     )
     assert status == 0
     config = json.loads((adapted / "config.json").read_text())
-    assert (config["adapter"]["rank"], config["fit"]["augment"]) == (2, False)
+    assert (config["adapter"]["rank"], config["fit"]["augment"]["policy"]) == (2, "none")
+    assert (adapted / "curves.png").exists() and (adapted / "scores.json").exists()
 
 
 def folder_of(root: Path, **classes: int) -> Path:
@@ -85,6 +86,10 @@ def test_folder_without_two_full_classes_is_one_line(
         (("--epochs", "0"), "epochs is 0"),
         (("--lr", "nan"), "lr is nan"),
         (("--splits", "1,1,1,1"), "fractions"),
+        (("--splits", ".5,.5"), "four shares"),
+        (("--set", "fit.lrr=1"), "did you mean fit.lr?"),
+        (("--freeze", "backbone", "--amp", "fp16"), "fp16, which needs a GPU"),
+        (("--sharded",), "spreads the network over several processes"),
         (("--resume",), "holds no run to resume"),
         (("--init", "nowhere"), "nowhere is no run folder"),
         (("--weights", "nowhere/at/all"), "cannot be loaded"),
@@ -107,7 +112,6 @@ def test_mistake_is_one_line_and_status_1(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--splits", ".5,.5"), "give four shares"),
         (("--exits", "two"), "'two' is not a comma-separated list of numbers"),
         (("--threads", "0"), "'--threads'"),
         (("--amp", "fp8"), "'fp8' is not one of"),

@@ -18,12 +18,17 @@ from cascade_calib.metrics import augrc
 from cascade_runtime.errors import ConfigError
 from cascade_train import loop
 from cascade_train.adapters import AdapterConfig, add_adapter
+from cascade_train.augment_config import AugmentConfig
 from cascade_train.checkpoint import load_exact
+from cascade_train.constraints import Constraints, better
 from cascade_train.exits import CascadeModel
-from cascade_train.loop import Epoch, FitConfig, fit, improves, predict
+from cascade_train.loop import Epoch, FitConfig, fit, predict
 
 Make = Callable[[int], CascadeModel]
 replace = msgspec.structs.replace
+
+
+FREE = Constraints(coverage=0.0, fnr=1.0)
 
 
 class Killed(BaseException):
@@ -39,7 +44,7 @@ def data(squares: Callable[..., Loaded]) -> tuple[Loaded, Loaded]:
 @pytest.fixture(scope="module")
 def config(quick: FitConfig) -> FitConfig:
     """Four epochs of two steps, with augmentation and an average, as real runs have them."""
-    return replace(quick, epochs=4, augment=True, ema=0.9)
+    return replace(quick, epochs=4, augment=AugmentConfig(), ema=0.9)
 
 
 def tensors(path: Path) -> dict[str, bytes]:
@@ -60,9 +65,9 @@ def die_at(moment: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return {"progress": lambda _, done, total: raise_in_third(2 if done == 5 else 0)}
     save = loop.save_state
 
-    def save_or_die(*args: Any) -> None:
+    def save_or_die(*args: Any, **more: Any) -> None:
         raise_in_third(len(args[-1]["log"]) - 1)
-        save(*args)
+        save(*args, **more)
 
     monkeypatch.setattr(loop, "save_state", save_or_die)
     return {}
@@ -190,39 +195,6 @@ def test_no_patience_means_every_epoch(
     assert len(fit(make_model(0), *data, replace(config, lr=1e-30), tmp_path)) == config.epochs
 
 
-def entry(augrc: float, fnr: float, eligible: bool) -> Epoch:
-    return Epoch(
-        epoch=0,
-        loss=0.0,
-        lr=0.0,
-        accuracy=(),
-        augrc=augrc,
-        fnr=fnr,
-        eligible=eligible,
-        selected=False,
-        images_per_s=0.0,
-        seconds=0.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("new", "best", "better"),
-    [
-        ((0.02, 0.1, True), (0.03, 0.1, True), True),
-        ((0.03, 0.0, True), (0.02, 0.1, True), False),
-        ((0.02, 0.1, True), (0.02, 0.1, True), False),  # the earlier of two equals stays
-        ((0.09, 0.2, True), (0.01, 0.3, False), True),  # within the limit beats everything
-        ((0.01, 0.3, False), (0.09, 0.2, True), False),
-        ((0.09, 0.3, False), (0.01, 0.4, False), True),  # outside it, fewer missed positives
-        ((0.01, 0.4, False), (0.09, 0.3, False), False),
-    ],
-)
-def test_lower_augrc_wins_among_epochs_within_the_fnr_limit(
-    new: tuple[float, float, bool], best: tuple[float, float, bool], better: bool
-) -> None:
-    assert improves(entry(*new), entry(*best)) is better
-
-
 def test_selected_weights_are_those_that_the_log_line_was_measured_on(
     data: tuple[Loaded, Loaded], config: FitConfig, make_model: Make, tmp_path: Path
 ) -> None:
@@ -234,12 +206,12 @@ def test_selected_weights_are_those_that_the_log_line_was_measured_on(
     def keep(entry: Epoch) -> None:
         kept[entry.epoch] = (tmp_path / "model.safetensors").read_bytes()
 
-    log = fit(make_model(0), train, hard, replace(config, max_fnr=1.0), tmp_path, report=keep)
+    log = fit(make_model(0), train, hard, replace(config, constraints=FREE), tmp_path, report=keep)
     best = [entry for entry in log if entry.selected][-1]
     assert kept[best.epoch] == (tmp_path / "model.safetensors").read_bytes()
     model = make_model(9)
     load_exact(model, tmp_path / "model.safetensors")
-    logits, gates = predict(model, hard.pixels, bf16=False)
+    logits, gates = predict(model, hard.pixels)
     wrong = logits.argmax(axis=2) != labels
     margins = np.abs(logits[:, :, 1] - logits[:, :, 0])
     areas = [min(augrc(m, w), augrc(g, w)) for m, g, w in zip(margins, gates, wrong, strict=True)]
@@ -248,19 +220,20 @@ def test_selected_weights_are_those_that_the_log_line_was_measured_on(
     assert best.augrc == min(entry.augrc for entry in log)
 
 
-def test_epochs_over_the_fnr_limit_are_marked_and_the_lowest_rate_is_kept(
+def test_epochs_beyond_the_constraints_are_marked_and_the_nearest_is_kept(
     data: tuple[Loaded, Loaded], config: FitConfig, make_model: Make, tmp_path: Path
 ) -> None:
     train, select = data
     swapped = Loaded(
         select.pixels, 1 - select.labels, select.names, None
     )  # learning makes it worse
-    log = fit(make_model(0), train, swapped, replace(config, max_fnr=0.0, epochs=8), tmp_path)
+    strict = replace(config, constraints=Constraints(coverage=1.0, fnr=0.0), epochs=8)
+    log = fit(make_model(0), train, swapped, strict, tmp_path)
     assert log[-1].fnr > 0.5
     assert not log[-1].eligible
     for now in log[1:]:
         best = [e for e in log[: now.epoch] if e.selected][-1]
-        assert now.selected == improves(now, best)
+        assert now.selected == better(now.standing, best.standing)
 
 
 def test_loss_that_is_no_number_stops_and_keeps_the_best_weights(
@@ -328,7 +301,7 @@ def test_predict_gives_the_same_in_every_batch_size(
 ) -> None:
     pixels = data[1].pixels
     model.train()
-    at_once, in_parts = (predict(model, pixels, False, batch_size=b) for b in (64, 7))
+    at_once, in_parts = (predict(model, pixels, batch_size=b) for b in (64, 7))
     assert at_once[0].shape == (2, 40, 2)
     assert at_once[1].shape == (2, 40)
     np.testing.assert_allclose(at_once[0], in_parts[0], atol=1e-5)
@@ -345,7 +318,7 @@ def test_predict_gives_the_same_in_every_batch_size(
         ("warmup", 1.0),
         ("ema", 1.0),
         ("patience", -1),
-        ("max_fnr", 1.5),
+        ("workers", -1),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field: str, value: float) -> None:

@@ -65,7 +65,7 @@ def build_backbone(
     if not source:
         raise ConfigError(f"preset {preset.name!r} has no published weights; use --weights random")
     try:
-        with _quiet():
+        with quiet():
             model, report = DINOv3ViTModel.from_pretrained(
                 source,
                 config=config,
@@ -94,7 +94,7 @@ def build_backbone(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the library's bar and table of keys: what does not fit is said in one line."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()

@@ -5,6 +5,8 @@
     RUN/log.jsonl               one line an epoch
     RUN/model.safetensors       the selected weights (full training), or
     RUN/adapter/                the selected adapters and heads (adapter training)
+    RUN/scores.json             which score each exit ships, and why
+    RUN/scores.safetensors      the numbers of those scores
     RUN/last.safetensors        everything a resumed run needs; settings in its header
 
 Files are written under a temporary name and renamed. Nothing is pickled.
@@ -31,7 +33,10 @@ from cascade_runtime.manifest import MadeBy, Preprocess
 from cascade_train.adapters import AdapterConfig, load_adapter, merge, save_adapter
 from cascade_train.backbone import build_backbone
 from cascade_train.exits import CascadeModel
+from cascade_train.gates import attach_scores, new_scores
 from cascade_train.presets import preset
+from cascade_train.score_choice import Chosen
+from cascade_train.sharding import full, like
 
 FORMAT = "cascade-edge.run"
 
@@ -107,17 +112,27 @@ def save_tensors(
     try:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, header)
         temporary.replace(path)
+    except SafetensorError as error:  # what a full disk is, by then
+        raise ConfigError(
+            f"{path} cannot be written ({error}); what was there is kept. Make room, then --resume"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def save_selected(run: Path, model: nn.Module) -> None:
-    """Write the weights that ship: the whole network, or adapters and heads alone."""
+def save_selected(run: Path, model: nn.Module, *, write: bool = True) -> None:
+    """Write the weights that ship: the whole network, or adapters and heads alone.
+
+    Args:
+        write: False where another process does; all have to call it when weights are sharded.
+    """
     if isinstance(model, PeftModel):
-        temporary = run / ".adapter.part"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = run / ".adapter.part" if write else None
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         save_adapter(model, temporary)
-        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model-card form, never filled
+        if temporary is None:
+            return
         old = run / ".adapter.old"
         shutil.rmtree(old, ignore_errors=True)
         if (run / "adapter").exists():
@@ -125,11 +140,17 @@ def save_selected(run: Path, model: nn.Module) -> None:
         temporary.rename(run / "adapter")
         shutil.rmtree(old, ignore_errors=True)
     else:
-        save_tensors(run / "model.safetensors", dict(model.state_dict()))
+        state = {name: full(tensor) for name, tensor in model.state_dict().items()}
+        if write:
+            save_tensors(run / "model.safetensors", state)
 
 
 def weights_sha256(run: Path) -> str:
-    """SHA-256 of the run's selected weights file."""
+    """SHA-256 of the run's selected weights file, or of an adaptation's backbone."""
+    from cascade_train.explora.output import adapted_sha256, is_explored  # which reads runs itself
+
+    if is_explored(run):
+        return adapted_sha256(run)
     path = run / "model.safetensors"
     if not path.exists():
         path = run / "adapter" / "adapter_model.safetensors"
@@ -139,8 +160,20 @@ def weights_sha256(run: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_network(run: Path) -> tuple[CascadeModel, RunConfig]:
+def save_scores(run: Path, chosen: Chosen) -> None:
+    """Write which score each exit ships."""
+    modules = nn.ModuleList(chosen.scores)
+    save_tensors(run / "scores.safetensors", dict(modules.state_dict()))
+    data = msgspec.json.format(msgspec.json.encode(chosen.choice), indent=2) + b"\n"
+    write_atomic(run / "scores.json", data)
+
+
+def load_network(run: Path, *, scores: bool = True) -> tuple[CascadeModel, RunConfig]:
     """The run's selected network in float32 and eval mode, adapters merged, and its config.
+
+    Args:
+        scores: whether the exits' gates are the scores that were chosen after training, if any
+            were, or the gates that were trained.
 
     Raises:
         ConfigError: weights missing, damaged, not fitting, or an `--init` run that has changed.
@@ -152,6 +185,10 @@ def load_network(run: Path) -> tuple[CascadeModel, RunConfig]:
     else:
         model = _network(config, "random")
         load_exact(model, run / "model.safetensors")
+    if scores and (run / "scores.safetensors").exists():
+        modules = new_scores(model)
+        load_exact(modules, run / "scores.safetensors")
+        attach_scores(model, modules)
     return model.float().eval(), config
 
 
@@ -159,7 +196,7 @@ def start_network(run: Path, config: RunConfig) -> CascadeModel:
     """The network that a run starts from: an earlier run's, or its preset with its weights."""
     if config.init is None:
         return _network(config, config.weights)
-    return _load_init(run, config.init)
+    return _load_init(run, config.init, config.exits)
 
 
 def _network(config: RunConfig, weights: str) -> CascadeModel:
@@ -168,15 +205,19 @@ def _network(config: RunConfig, weights: str) -> CascadeModel:
     return CascadeModel(backbone, config.exits)
 
 
-def _load_init(run: Path, init: InitFrom) -> CascadeModel:
-    """The earlier run's network; refuses one that has changed since."""
+def _load_init(run: Path, init: InitFrom, exits: tuple[int, ...]) -> CascadeModel:
+    """The earlier run's network, or an adapted backbone with new exits; none that has changed."""
+    from cascade_train.explora.output import is_explored, load_adapted
+
     base_run = (run / init.path).resolve()
     if weights_sha256(base_run) != init.weights_sha256:
         raise ConfigError(
             f"{base_run} is not the base that {run} was adapted from (its weights have changed); "
             "restore it, or run the adaptation again"
         )
-    return load_network(base_run)[0]
+    if is_explored(base_run):
+        return CascadeModel(load_adapted(base_run), exits)
+    return load_network(base_run, scores=False)[0]
 
 
 def load_exact(model: nn.Module, path: Path) -> None:
@@ -195,20 +236,23 @@ def load_exact(model: nn.Module, path: Path) -> None:
 def save_state(
     run: Path,
     model: nn.Module,
-    ema: nn.Module,
+    average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     notes: dict[str, Any],
+    *,
+    write: bool = True,
 ) -> None:
     """Write last.safetensors: trainable weights, their average, and the optimiser's moments."""
-    tensors = {f"model/{k}": v for k, v in trainable(model).items()}
-    tensors |= {f"ema/{k}": v.clone() for k, v in trainable(ema).items()}
+    tensors = {f"model/{k}": full(v.detach()) for k, v in trainable(model).items()}
+    tensors |= {f"ema/{k}": full(v).clone() for k, v in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
-    save_tensors(run / "last.safetensors", tensors, {"notes": json.dumps(notes)})
+        tensors |= {f"optimizer/{index}/{k}": full(v) for k, v in state.items()}
+    if write:
+        save_tensors(run / "last.safetensors", tensors, {"notes": json.dumps(notes)})
 
 
 def load_state(
-    run: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    run: Path, model: nn.Module, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Restore what `save_state` wrote, in place; returns its notes."""
     path = run / "last.safetensors"
@@ -218,20 +262,29 @@ def load_state(
             notes: dict[str, Any] = json.loads(file.metadata()["notes"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: cannot resume from it ({error}); start again") from error
-    for prefix, target in (("model", model), ("ema", ema)):
-        for name, parameter in trainable(target).items():
+    parameters = trainable(model)
+    for prefix, target in (("model", parameters), ("ema", average)):
+        for name, tensor in target.items():
             saved = tensors.get(f"{prefix}/{name}")
-            if saved is None or saved.shape != parameter.shape:
+            if saved is None or saved.shape != tensor.shape:
                 raise ConfigError(f"{path}: does not fit the network at {name!r}; start again")
-            parameter.data.copy_(saved)
+            with torch.no_grad():
+                tensor.copy_(like(saved, tensor))
+    optimizer.load_state_dict(_moments(tensors, optimizer))
+    return notes
+
+
+def _moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state from the tensors of a file, cut as its parameters are."""
+    owners = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return notes
+            owner = owners[int(index)]
+            cut = like(value, owner) if value.shape == owner.shape else value
+            state.setdefault(int(index), {})[name] = cut
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from cascade_runtime.command import run_command
+from cascade_train.explora.command import explora
+from cascade_train.record_commands import ab_command, list_command, show_command
 from cascade_train.threads import spin_briefly
 
 DATA_HELP = (
@@ -37,90 +40,115 @@ def cli() -> None:
     """Train a selective vision-transformer cascade on a yes/no question about images."""
 
 
+PLACES = {
+    "splits": "fractions",
+    "adapter": "adapter.kind",
+    "adapter_init": "adapter.init",
+    "adapter_targets": "adapter.targets",
+    "rank": "adapter.rank",
+    "unfreeze": "adapter.unfreeze",
+    "augment": "fit.augment.policy",
+    "objective": "fit.loss.objective",
+    "min_coverage": "fit.constraints.coverage",
+    "max_error": "fit.constraints.error",
+    "max_fnr": "fit.constraints.fnr",
+    "accumulate": "fit.scale.accumulate",
+    "checkpointing": "fit.scale.checkpointing",
+    "sharded": "fit.scale.sharded",
+}
+"""Where the options of `fit` stand in a config file, of those that are not called like that."""
+
+
 @cli.command()
-@click.option("--data", required=True, help=DATA_HELP)
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="A YAML file; flags stand above it."
+)
+@click.option("--data", help=DATA_HELP)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--preset", help="Network size, see `cascade-train presets`.  [default: tiny]")
 @click.option("--exits", type=Numbers(int), help="Blocks after which to exit, such as 2,6.")
 @click.option("--image-size", type=int, help="Side in pixels.  [default: the preset's]")
+@click.option("--weights", help="random, hub, a hub id, or a folder.  [default: random]")
 @click.option(
-    "--weights", default="random", show_default=True, help="random, hub, a hub id, or a folder."
+    "--init", type=click.Path(path_type=Path), help="Start from an earlier run or adaptation."
 )
 @click.option(
-    "--init", type=click.Path(path_type=Path), help="Start from an earlier run's weights."
+    "--adapter",
+    type=click.Choice(["lora", "dora", "rslora"]),
+    help="Train low-rank adapters and heads only.",
 )
+@click.option("--rank", type=int, help="Adapter rank.  [default: 16]")
 @click.option(
-    "--adapter", type=click.Choice(["lora"]), help="Train low-rank adapters and heads only."
+    "--adapter-init",
+    type=click.Choice(["default", "pissa", "olora"]),
+    help="What adapters start from.  [default: nothing]",
 )
-@click.option("--rank", default=16, show_default=True, help="Adapter rank.")
 @click.option(
     "--adapter-targets",
-    default="all",
-    show_default=True,
     type=click.Choice(["qv", "attention", "all"]),
-    help="Which linear layers get an adapter.",
+    help="Which linear layers get an adapter.  [default: all]",
 )
-@click.option("--epochs", default=12, show_default=True)
-@click.option("--batch-size", default=128, show_default=True)
-@click.option("--lr", default=1e-3, show_default=True, help="Peak learning rate.")
-@click.option("--ema", default=0.99, show_default=True, help="Decay of the weight average.")
+@click.option("--unfreeze", type=int, help="Last blocks to train in full beside the adapters.")
 @click.option(
-    "--patience",
-    default=0,
-    show_default=True,
-    help="Stop after so many epochs without gain; 0: never.",
+    "--freeze",
+    type=click.Choice(["none", "backbone"]),
+    help="backbone: train the heads alone, on features computed once.",
 )
+@click.option("--epochs", type=int, help="[default: 12]")
+@click.option("--batch-size", type=int, help="Images a step, over all processes.  [default: 128]")
+@click.option("--lr", type=float, help="Peak learning rate.  [default: 0.001]")
+@click.option("--ema", type=float, help="Decay of the weight average.  [default: 0.99]")
+@click.option("--patience", type=int, help="Stop after so many epochs without gain.")
 @click.option(
-    "--max-fnr",
-    default=0.2,
-    show_default=True,
-    help="Highest false-negative rate of a selected epoch.",
+    "--objective", type=click.Choice(["ce", "selective"]), help="Of the heads.  [default: ce]"
 )
+@click.option("--min-coverage", type=float, help="Asked of a selected epoch.  [default: 0.7]")
+@click.option("--max-error", type=float, help="Likewise, of what it acts on.  [default: 1]")
+@click.option("--max-fnr", type=float, help="Likewise, of its positives.  [default: 0.2]")
+@click.option("--amp", type=click.Choice(["auto", "bf16", "fp16", "none"]), help="[default: auto]")
 @click.option(
-    "--amp", default="auto", show_default=True, type=click.Choice(["auto", "bf16", "none"])
+    "--augment",
+    type=click.Choice(["none", "light", "strong", "randaugment"]),
+    help="How much images are changed.  [default: light]",
 )
-@click.option("--no-augment", is_flag=True, help="Train on the images as they are.")
+@click.option("--workers", type=int, help="Processes that augment images.  [default: none]")
+@click.option("--accumulate", type=int, help="Parts of a step, to save memory.  [default: 1]")
+@click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")
+@click.option("--sharded", is_flag=True, help="Spread the network over the processes (FSDP2).")
 @click.option(
     "--splits",
     type=Numbers(float),
     help="Shares of train, val_select, val_calib, val_test.  [default: .55,.1,.2,.15]",
 )
+@click.option("--split-seed", type=int, help="Of the splits.  [default: --seed]")
 @click.option("--positive", help="The class that is the yes.  [default: the later by name]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=int, help="[default: 0]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option("--set", "sets", multiple=True, help="key=value, such as fit.loss.focal_gamma=2.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.pass_context
 def fit(
-    data: str,
+    context: click.Context,
+    file: Path | None,
     out: Path,
-    adapter: str | None,
-    rank: int,
-    adapter_targets: str,
-    no_augment: bool,
-    splits: tuple[float, ...] | None,
-    **options: object,
+    sets: tuple[str, ...],
+    resume: bool,
+    **_: object,
 ) -> None:
-    """Train a cascade and keep the best weights by AUGRC on val_select."""
-    from cascade_calib.progress import shown
-    from cascade_train.adapters import AdapterConfig
-    from cascade_train.fit import FitRequest, run_fit
-    from cascade_train.loop import FitConfig
+    """Train a cascade and keep the best weights by AUGRC on val_select.
 
-    if splits is not None and len(splits) != 4:
-        raise click.BadParameter("give four shares", param_hint="--splits")
-    settings = {name: options.pop(name) for name in FitConfig.__struct_fields__ if name in options}
-    config = FitConfig(augment=not no_augment, **settings)  # type: ignore[arg-type]
-    request = FitRequest(
-        data=data,
-        out=out,
-        adapter=AdapterConfig(kind=adapter, rank=rank, targets=adapter_targets)
-        if adapter
-        else None,
-        fractions=splits,
-        **options,  # type: ignore[arg-type]
-    )
+    On several GPUs: torchrun --nproc-per-node N -m cascade_train.cli fit …
+    """
+    from cascade_calib.progress import shown
+    from cascade_train.config import flag_values, request_of, train_config
+    from cascade_train.fit import run_fit
+
+    flags = flag_values(context, PLACES, skip=("file", "out", "sets", "resume"))
+    request, config = request_of(train_config(file, flags, sets), out, resume)
     with shown() as progress:
         run_fit(request, config, progress=progress, say=lambda line: click.echo(line))
-    click.echo(f"run: {out}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        click.echo(f"run: {out}")
 
 
 @cli.command()
@@ -162,7 +190,15 @@ def presets() -> None:
         click.echo(f"{p.name:12} " + " ".join(f"{n:6}" for n in sizes) + f"  {exits}")
 
 
+for command in (explora, list_command, show_command, ab_command):
+    cli.add_command(command)
+
+
 def main() -> None:
     """The console script."""
     spin_briefly()
     run_command(cli)
+
+
+if __name__ == "__main__":
+    main()

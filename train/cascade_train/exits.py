@@ -40,8 +40,12 @@ def normalize(pixels: Tensor) -> Tensor:
 class ExitHeads(nn.Module):
     """Classifier, gate and auxiliary head over the class token and the mean patch token."""
 
+    score: nn.Module | None
+
     def __init__(self, width: int, prefix_tokens: int) -> None:
         super().__init__()
+        self.joint_gate = False  # whether the gate's gradient also shapes the features
+        self.register_module("score", None)  # what ships as `gate` instead of it, see `gates`
         self.prefix_tokens = prefix_tokens
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(2 * width, 2)
@@ -50,21 +54,30 @@ class ExitHeads(nn.Module):
         )
         self.auxiliary = nn.Linear(width, 2)
 
-    def features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Class token and mean patch token [B, 2 D], and the mean patch token alone [B, D]."""
+    def features(self, tokens: Tensor) -> Tensor:
+        """Class token and mean patch token, [B, 2 D]."""
         tokens = self.norm(tokens)
         mean = tokens[:, self.prefix_tokens :].mean(dim=1)
-        return torch.cat([tokens[:, 0], mean], dim=1), mean
+        return torch.cat([tokens[:, 0], mean], dim=1)
 
     def answer(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What ships: logits [B, 2] and gate [B]. The auxiliary head is training only."""
-        features, _ = self.features(tokens)
-        return self.classifier(features), self.gate(features)[:, 0]
+        features = self.features(tokens)
+        logits, gate = self.classifier(features), self.gate(features)[:, 0]
+        return logits, gate if self.score is None else self.score(features, logits, gate)
 
     def forward(self, tokens: Tensor) -> ExitLogits:
-        features, mean = self.features(tokens)
-        gate = self.gate(features.detach())[:, 0]  # the gate reads the features, never shapes them
-        return ExitLogits(self.classifier(features), gate, self.auxiliary(mean))
+        return self.from_features(self.features(tokens))
+
+    def from_features(self, features: Tensor) -> ExitLogits:
+        """All three heads on [B, 2 D]; the auxiliary one reads the mean patch token alone."""
+        mean = features[:, features.shape[1] // 2 :]
+        logits = self.classifier(features)
+        gate = self.gate(features if self.joint_gate else features.detach())
+        gate = gate.mean(dim=1)  # of one column: FSDP2 does not take a view for an output
+        if self.score is not None:
+            gate = self.score(features, logits, gate)
+        return ExitLogits(logits, gate, self.auxiliary(mean))
 
 
 class Exits(nn.Module):
@@ -92,9 +105,15 @@ class CascadeModel(nn.Module):
         for head in self.exits.heads:  # start from the norm the backbone was trained with
             head.norm.load_state_dict(backbone.norm.state_dict())
             head.norm.eps = config.layer_norm_eps
+        for parameter in self.parameters():  # register tokens, of a preset that has none
+            parameter.requires_grad_(parameter.numel() > 0)
 
     def forward(self, pixels: Tensor) -> list[ExitLogits]:
         """Args: pixels uint8 [B, H, W, 3]. Returns one `ExitLogits` an exit, first exit first."""
+        return self.exits(self.hidden(pixels))
+
+    def hidden(self, pixels: Tensor) -> list[Tensor]:
+        """The tokens [B, N, D] behind each exit's last block."""
         images = normalize(pixels)
         tokens = self.backbone.embeddings(images)
         positions = self.backbone.rope_embeddings(images)
@@ -103,7 +122,7 @@ class CascadeModel(nn.Module):
             tokens = block(tokens, position_embeddings=positions)
             if index in self.exit_blocks:
                 hidden.append(tokens)
-        return self.exits(hidden)
+        return hidden
 
 
 def check_exits(exit_blocks: tuple[int, ...], blocks: int) -> None:

@@ -2,12 +2,14 @@
 
 In: a `FitRequest`. Out: RUN with the selected weights (`checkpoint` says which files). The way:
 split the images, build the network (new, from weights, or from an earlier run, with or without an
-adapter), train, and say what was reached on `val_select`.
+adapter), train, choose the score of each exit, and say what was reached on `val_select`. Of
+several processes the first alone splits, writes and talks.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +24,26 @@ from cascade_calib.provenance import made_by
 from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import Preprocess
 from cascade_train import checkpoint
-from cascade_train.adapters import AdapterConfig, add_adapter, trainable_share
+from cascade_train.adapters import AdapterConfig, add_adapter, share_text, trainable_share
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import InitFrom, RunConfig
+from cascade_train.constraints import statement
 from cascade_train.data.contact_sheet import contact_sheet
 from cascade_train.data.sources import SPLITS_NAME, load_split_pixels, load_splits, prepare
 from cascade_train.data.splits import DEFAULT_FRACTIONS
 from cascade_train.exits import CascadeModel, check_exits
+from cascade_train.explora.output import (
+    check_unseen,
+    is_explored,
+    load_adapted,
+    read_explored,
+)
+from cascade_train.gates import read_exits
 from cascade_train.loop import Epoch, FitConfig, fit
 from cascade_train.presets import preset
+from cascade_train.recorder import Recorder
+from cascade_train.scale import Machine, ended
+from cascade_train.score_choice import ScoreChoice, choose_scores
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,7 @@ class FitRequest:
     init: Path | None = None
     adapter: AdapterConfig | None = None
     fractions: tuple[float, ...] | None = None
+    split_seed: int | None = None  # None: that of the training
     positive: str | None = None
     threads: int | None = None
     resume: bool = False
@@ -53,12 +67,13 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training gave: the log, the selected epoch, and the parameter counts."""
+    """What training gave: the log, the selected epoch, the parameter counts, the exits' scores."""
 
     log: list[Epoch]
     best: Epoch
     trainable: int
     parameters: int
+    scores: ScoreChoice
 
 
 Say = Callable[[str], None]
@@ -75,41 +90,83 @@ def run_fit(
     Raises:
         ConfigError, DataError: what was asked for cannot be done; the message says why.
     """
+    began = time.monotonic()
     torch.set_num_threads(request.threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(config.seed)
-    run = request.out
-    _claim(run, request.resume)
-    model, shape = _network(request, config)
-    data = _data(request, shape.preprocess, config.seed, progress, say)
-    train, select = data["train"], data["val_select"]
-    if not request.resume:
-        classes = load_splits(run / SPLITS_NAME).classes
-        contact_sheet(train.pixels, train.labels, classes, run / "contact_sheet.png")
-        checkpoint.write_config(run, msgspec.structs.replace(shape, classes=classes))
-    trainable, parameters = trainable_share(model)
+    with ended(Machine(config.scale, config.amp)) as machine:
+        if not machine.is_first:
+            progress, say = None, lambda line: None
+        if machine.is_first:
+            _claim(request.out, request.resume)
+        machine.wait()
+        model, shape = _network(request, config)
+        data = _data(request, shape, config.seed, machine, progress, say)
+        log = _train(model, shape, data, request, config, machine, began, progress, say)
+        best = [epoch for epoch in log if epoch.selected][-1]
+        say(f"selected epoch {best.epoch + 1}: {_summary(best)}")
+        if best.point is not None and not best.eligible:
+            say(f"warning: {statement(best.point, config.constraints)}")
+        scores = _scores(request.out, data["val_select"], config, machine, say)
+    return FitResult(log, best, *trainable_share(model), scores)
+
+
+def _train(
+    model: nn.Module,
+    shape: RunConfig,
+    data: dict[str, Loaded],
+    request: FitRequest,
+    config: FitConfig,
+    machine: Machine,
+    began: float,
+    progress: Progress | None,
+    say: Say,
+) -> list[Epoch]:
+    """The epochs, recorded."""
     say(
-        f"network: {shape.preset}, {parameters / 1e6:.2f} M parameters, exits after blocks "
-        f"{', '.join(map(str, shape.exits))}; training {trainable / 1e6:.2f} M "
-        f"({100 * trainable / parameters:.1f} %) on {len(train)} images"
+        f"network: {shape.preset}, exits after blocks {', '.join(map(str, shape.exits))}; "
+        f"{share_text(model)} on {len(data['train'])} images"
+        + (f", in {machine.world} processes" if machine.world > 1 else "")
     )
+    recorder = None
+    if machine.is_first:
+        some, total = trainable_share(model)
+        recorder = Recorder(request.out, trainable=some, parameters=total, began=began)
+
+    def report(epoch: Epoch) -> None:
+        say(_line(epoch, config))
+        if recorder is not None:
+            recorder.epoch()
+
     log = fit(
         model,
-        train,
-        select,
+        data["train"],
+        data["val_select"],
         config,
-        run,
+        request.out,
         resume=request.resume,
         progress=progress,
-        report=lambda epoch: say(_line(epoch, config)),
+        report=report,
+        machine=machine,
     )
-    best = [epoch for epoch in log if epoch.selected][-1]
-    say(f"selected epoch {best.epoch + 1}: {_summary(best)}")
-    if not best.eligible:
-        say(
-            f"warning: no epoch reached a false-negative rate of {config.max_fnr:g} on val_select; "
-            "the one with the lowest rate was kept. Train longer, or raise --max-fnr"
-        )
-    return FitResult(log, best, trainable, parameters)
+    if recorder is not None:
+        recorder.finish()
+    return log
+
+
+def _scores(
+    run: Path, select: Loaded, config: FitConfig, machine: Machine, say: Say
+) -> ScoreChoice:
+    """Choose what each exit of the selected network ships as its score, and write it down."""
+    machine.wait()
+    model, _ = checkpoint.load_network(run, scores=False)
+    chosen = choose_scores(
+        read_exits(model, select.pixels), select.labels, select.groups, config.scores
+    )
+    if machine.is_first:
+        checkpoint.save_scores(run, chosen)
+    for exit_ in chosen.choice.exits:
+        say(exit_.sentence)
+    return chosen.choice
 
 
 def _claim(run: Path, resume: bool) -> None:
@@ -133,16 +190,23 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         return _resumed(request, config)
     init = None
     if request.init is not None:
-        for field in ("preset", "exits", "image_size"):
+        adapted = is_explored(request.init)  # which has a backbone and no exits
+        for field in ("preset", "image_size") if adapted else ("preset", "exits", "image_size"):
             if getattr(request, field) is not None:
                 raise ConfigError(f"{field} comes from the --init run; leave it out")
         if request.weights != "random":
             raise ConfigError("weights come from the --init run; leave --weights out")
-        model, base = checkpoint.load_network(request.init)
+        if adapted:
+            explored = read_explored(request.init)
+            exits = request.exits or preset(explored.preset).exits
+            model = CascadeModel(load_adapted(request.init), exits)
+            shape = (explored.preset, exits, explored.preprocess)
+        else:
+            model, base = checkpoint.load_network(request.init, scores=False)
+            shape = (base.preset, base.exits, base.preprocess)
         model.train()
         where = os.path.relpath(request.init.resolve(), request.out.resolve())
         init = InitFrom(where, checkpoint.weights_sha256(request.init))
-        shape = (base.preset, base.exits, base.preprocess)
     else:
         if request.adapter is not None and request.weights == "random":
             raise ConfigError("an adapter needs trained weights: give --init RUN or --weights")
@@ -153,6 +217,8 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         size = backbone.config.image_size
         model = CascadeModel(backbone, exits)
         shape = (name.name, exits, Preprocess(height=size, width=size))
+    for head in model.exits.heads:
+        head.joint_gate = config.loss.joint_gate
     described = RunConfig(
         preset=shape[0],
         exits=shape[1],
@@ -182,6 +248,8 @@ def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
             f"{asked[key]!r} now and was {had.get(key)!r}; give the same options as before"
         )
     model = checkpoint.start_network(request.out, shape)
+    for head in model.exits.heads:
+        head.joint_gate = config.loss.joint_gate
     return (add_adapter(model, shape.adapter) if shape.adapter else model), shape
 
 
@@ -215,26 +283,47 @@ def _as_json(settings: object) -> Any:
 
 
 def _data(
-    request: FitRequest, spec: Preprocess, seed: int, progress: Progress | None, say: Say
+    request: FitRequest,
+    shape: RunConfig,
+    seed: int,
+    machine: Machine,
+    progress: Progress | None,
+    say: Say,
 ) -> dict[str, Loaded]:
     """`train` and `val_select` in memory, by a new split or the run's own."""
-    path = request.out / SPLITS_NAME
-    if request.resume:
-        names = ("train", "val_select")
-        return {name: load_split_pixels(path, name, spec, progress=progress) for name in names}
-    fractions = DEFAULT_FRACTIONS
+    path, spec = request.out / SPLITS_NAME, shape.preprocess
+    data = None
+    if machine.is_first and not request.resume:
+        data = _split(request, shape, seed, progress, say)
+    machine.wait()  # the split is there for all of them
+    if data is not None:
+        return data
+    names = ("train", "val_select")
+    return {name: load_split_pixels(path, name, spec, progress=progress) for name in names}
+
+
+def _split(
+    request: FitRequest, shape: RunConfig, seed: int, progress: Progress | None, say: Say
+) -> dict[str, Loaded]:
+    """Split the images anew, and describe the run in its folder."""
+    fractions, run = DEFAULT_FRACTIONS, request.out
     if request.fractions is not None:
         fractions = dict(zip(DEFAULT_FRACTIONS, request.fractions, strict=True))
     prepared = prepare(
         request.data,
-        request.out,
-        spec,
+        run,
+        shape.preprocess,
         fractions=fractions,
-        seed=seed,
+        seed=seed if request.split_seed is None else request.split_seed,
         positive=request.positive,
         progress=progress,
     )
+    if request.init is not None and is_explored(request.init):
+        check_unseen(request.init, prepared.splits)
     say(prepared.summary())
+    classes, train = load_splits(run / SPLITS_NAME).classes, prepared.pixels["train"]
+    contact_sheet(train.pixels, train.labels, classes, run / "contact_sheet.png")
+    checkpoint.write_config(run, msgspec.structs.replace(shape, classes=classes))
     return prepared.pixels
 
 

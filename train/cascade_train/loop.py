@@ -1,34 +1,58 @@
-"""The training loop: AdamW, warm-up and cosine, EMA, selection by AUGRC under an FNR limit.
+"""The training loop: AdamW, warm-up and cosine, weight average, selection under constraints.
 
-In: a network, uint8 pixels and labels of `train` and `val_select`. Out: the selected weights in the
-run folder and a log line an epoch. A run that is killed and resumed ends with the same weights as
-one that was not: every epoch draws its order and augmentation from (seed, epoch) alone, and the
-state is saved whole at the end of each epoch.
+In: a network, batches of labelled images, and the inputs and labels of `val_select`. Out: the
+selected weights in the run folder and a log line an epoch. A run that is killed and resumed ends
+with the same weights as one that was not: every epoch draws its order and augmentation from
+(seed, epoch) alone, and the state is saved whole at the end of each epoch.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from cascade_calib.labelled import Loaded, Progress
 from cascade_calib.metrics import augrc
 from cascade_runtime.errors import ConfigError
-from cascade_train.augment import Augment
+from cascade_train.augment_config import AugmentConfig
+from cascade_train.average import Average
 from cascade_train.checkpoint import load_state, save_selected, save_state, trainable, write_atomic
-from cascade_train.losses import LossWeights, joint_loss
+from cascade_train.constraints import Constraints, OperatingPoint, Standing, better, standing
+from cascade_train.data.loader import Batches
+from cascade_train.data.readers import Memory, Reader
+from cascade_train.exits import CascadeModel, ExitLogits
+from cascade_train.features import HeadsOnly, cache_features
+from cascade_train.losses import LossConfig, loss_parts, with_class_weights
+from cascade_train.scale import (
+    Amp,
+    Machine,
+    ScaleConfig,
+    autocast,
+    parameter_groups,
+    precision,
+    schedule,
+    unwrapped,
+)
+from cascade_train.score_choice import ScoreConfig
 
 
 class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to train. `lr` is the peak; `warmup` the share of steps spent rising to it."""
+    """How to train.
+
+    lr: at its peak. warmup: share of steps spent rising to it. batch_size: images a step, over all
+    processes. clip: largest norm of the gradient. ema: decay of the weight average. patience: stop
+    after so many epochs without gain; 0: never. freeze: "backbone" trains the heads alone, on
+    features that are computed once. workers: processes that read and augment images.
+    """
 
     epochs: int = 12
     batch_size: int = 128
@@ -38,21 +62,27 @@ class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     clip: float = 1.0
     ema: float = 0.99
     patience: int = 0
-    max_fnr: float = 0.2
-    amp: Literal["auto", "bf16", "none"] = "auto"
-    augment: bool = True
+    amp: Amp = "auto"
+    freeze: Literal["none", "backbone"] = "none"
+    workers: int = 0
     seed: int = 0
-    loss: LossWeights = LossWeights()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    constraints: Constraints = Constraints()
+    scores: ScoreConfig = ScoreConfig()
+    scale: ScaleConfig = ScaleConfig()
 
     def __post_init__(self) -> None:
         limits = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 2,
             "lr": 0 < self.lr < math.inf,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
             "warmup": 0 <= self.warmup < 1,
+            "clip": self.clip > 0,
             "ema": 0 <= self.ema < 1,
             "patience": self.patience >= 0,
-            "max_fnr": 0 <= self.max_fnr <= 1,
+            "workers": self.workers >= 0,
         }
         for field, good in limits.items():
             if not good:
@@ -60,69 +90,126 @@ class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of log.jsonl. `augrc` is the mean over exits, each by its better score."""
+    """One line of log.jsonl.
+
+    loss and its parts: means over the epoch. augrc: mean over exits, each by its better score of
+    softmax and gate. point: the last exit's nearest threshold to the constraints; eligible: it
+    meets them. images_per_s: of training, data included; seconds: of the whole epoch.
+    """
 
     epoch: int
     loss: float
+    parts: dict[str, float] = {}
     lr: float
     accuracy: tuple[float, ...]
     augrc: float
     fnr: float
+    point: OperatingPoint | None = None
     eligible: bool
     selected: bool
     images_per_s: float
     seconds: float
 
+    @property
+    def standing(self) -> Standing:
+        """What this epoch is compared by."""
+        assert self.point is not None
+        return Standing(point=self.point, augrc=self.augrc)
+
+
+Report = Callable[[Epoch], None]
+
 
 def fit(
     model: nn.Module,
-    train: Loaded,
+    train: Loaded | Reader,
     select: Loaded,
     config: FitConfig,
     run: Path,
     *,
     resume: bool = False,
     progress: Progress | None = None,
-    report: Any = lambda epoch: None,
+    report: Report = lambda epoch: None,
+    machine: Machine | None = None,
 ) -> list[Epoch]:
     """Train, write the best weights into `run`, return the log.
 
     Args:
         model: a CascadeModel, or one wrapped by PEFT.
-        report: called with each finished `Epoch`.
+        train: images in memory, or a reader of them.
+        report: called with each finished `Epoch`, in the first process.
 
     Raises:
         ConfigError: the loss is no longer a number; the last good weights stay in `run`.
+        DataError: an image can no longer be read, or a class is empty where weights need both.
     """
-    ema = AveragedModel(model, avg_fn=_warm_average(config.ema))
-    for averaged, live in zip(ema.parameters(), model.parameters(), strict=True):
-        averaged.requires_grad_(live.requires_grad)
-    optimizer = _optimizer(model, config)
+    machine = machine or Machine(config.scale, config.amp)
+    reader = Memory(train) if isinstance(train, Loaded) else train
+    config = _with_numbers(config, reader)
+    trained, inputs, augment = model, select.pixels, config.augment
+    if config.freeze == "backbone":
+        if not isinstance(model, CascadeModel):
+            raise ConfigError("freeze is backbone, which leaves an adapter nothing to adapt")
+        trained, augment = HeadsOnly(model), AugmentConfig(policy="none")
+        reader, inputs = cache_features(model.to(machine.device), reader, inputs, machine, progress)
+    batches = Batches(
+        reader,
+        augment,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        size=reader.size if config.freeze == "backbone" else select.pixels.shape[1:3],
+        shard=machine.shard,
+        workers=config.workers,
+    )
+    with batches:
+        trainer = _Trainer(trained, batches, config, machine)
+        judge = _Judge(inputs, select.labels, config, machine)
+        return _epochs(trainer, judge, model, run, resume, progress, report)
+
+
+def _epochs(
+    trainer: _Trainer,
+    judge: _Judge,
+    whole: nn.Module,
+    run: Path,
+    resume: bool,
+    progress: Progress | None,
+    report: Report,
+) -> list[Epoch]:
+    config, machine = trainer.config, trainer.machine
     log: list[Epoch] = []
     if resume and (run / "last.safetensors").exists():
-        notes = load_state(run, model, ema, optimizer)
+        notes = load_state(run, trainer.bare, trainer.average.weights, trainer.optimizer)
         log = msgspec.convert(notes["log"], list[Epoch])
-        ema.n_averaged.fill_(notes["averaged"])
-    trainer = _Trainer(model, ema, optimizer, train, config)
+        trainer.average.count = notes["averaged"]
     for epoch in range(len(log), config.epochs):
         if _out_of_patience(log, config.patience):  # here, so that a resumed run stops as well
             break
         started = time.monotonic()
-        loss = trainer.run_epoch(epoch, progress)
-        entry = _judge(ema.module, select, config, log, epoch, loss)
-        entry = msgspec.structs.replace(
-            entry,
-            lr=optimizer.param_groups[0]["lr"],
-            images_per_s=len(train.labels) / trainer.seconds,
-            seconds=time.monotonic() - started,
-        )
-        if entry.selected:
-            save_selected(run, ema.module)
+        parts = trainer.run_epoch(epoch, progress)
+        with trainer.average.applied(trainer.bare):
+            entry = judge(trainer.model, log)
+            entry = msgspec.structs.replace(
+                entry,
+                epoch=epoch,
+                loss=sum(parts.values()),
+                parts=parts,
+                lr=trainer.lr,
+                images_per_s=trainer.images_per_s,
+                seconds=time.monotonic() - started,
+            )
+            if entry.selected:
+                save_selected(run, whole, write=machine.is_first)
         log.append(entry)
-        write_atomic(run / "log.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in log))
-        notes = {"log": msgspec.to_builtins(log), "averaged": int(ema.n_averaged)}
-        save_state(run, model, ema, optimizer, notes)
-        report(entry)
+        if machine.is_first:
+            lines = b"".join(msgspec.json.encode(e) + b"\n" for e in log)
+            write_atomic(run / "log.jsonl", lines)
+        notes = {"log": msgspec.to_builtins(log), "averaged": trainer.average.count}
+        state = (trainer.average.weights, trainer.optimizer, notes)
+        save_state(run, trainer.bare, *state, write=machine.is_first)
+        machine.wait()
+        if machine.is_first:
+            report(entry)
     return log
 
 
@@ -131,102 +218,118 @@ def _out_of_patience(log: list[Epoch], patience: int) -> bool:
     return patience > 0 and len(log) > patience and not any(e.selected for e in log[-patience:])
 
 
+def _with_numbers(config: FitConfig, reader: Reader) -> FitConfig:
+    """The config with the class weights of these training images."""
+    loss = with_class_weights(config.loss, reader.labels.numpy())
+    return msgspec.structs.replace(config, loss=loss)
+
+
 class _Trainer:
-    """One epoch at a time over data held in memory."""
+    """One epoch at a time."""
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, config: FitConfig, machine: Machine
+    ) -> None:
+        self.batches, self.config, self.machine = batches, config, machine
+        self.model = machine.place(model)
+        self.bare = unwrapped(self.model)
+        groups = parameter_groups(
+            trainable(self.bare), _depth(model), config.weight_decay, config.scale.layer_decay
+        )
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+        self.average = Average(self.bare, config.ema)
+        self.lr = self.images_per_s = 0.0
+
+    def run_epoch(self, epoch: int, progress: Progress | None) -> dict[str, float]:
+        """Returns the mean of each part of the loss."""
+        config, steps = self.config, self.batches.steps
+        started, total = time.monotonic(), config.epochs * steps
+        torch.manual_seed(config.seed * 1_000_003 + epoch)  # RoPE jitter and dropout draw from here
+        self.model.train()
+        sums: dict[str, float] = {}
+        parts = self.batches.epoch(epoch)
+        for done in range(epoch * steps, (epoch + 1) * steps):
+            self.lr = config.lr * schedule(done, total, config.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * group["scale"]
+            for name, value in self._step(parts, done).items():
+                sums[name] = sums.get(name, 0.0) + value
+            if progress is not None and self.machine.is_first:
+                progress("training", done + 1, total)
+        self.images_per_s = self.batches.images / (time.monotonic() - started)
+        return {name: self.machine.mean(value / steps) for name, value in sums.items()}
+
+    def _step(self, parts: Iterator[tuple[Tensor, Tensor]], done: int) -> dict[str, float]:
+        """One step of the optimiser, over `accumulate` parts."""
+        config, machine, shard = self.config, self.machine, self.machine.shard
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for micro in range(shard.accumulate):
+            inputs, labels = next(parts)
+            if shard.parts > 1:  # as many streams as parts, whoever computes them
+                part = micro * shard.world + shard.rank
+                torch.manual_seed((config.seed * 1_000_003 + done) * shard.parts + part)
+            with machine.autocast():
+                outputs = self.model(inputs.to(machine.device))
+            losses = loss_parts(outputs, labels.to(machine.device), config.loss)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / shard.accumulate
+            if not math.isfinite(sum(sums.values())):
+                raise _diverged("the loss", config)
+            loss = torch.stack(list(losses.values())).sum()
+            machine.backward(self.model, loss, last=micro == shard.accumulate - 1)
+        machine.step(self.optimizer, trainable(self.bare).values(), config.clip)
+        self.average.update(self.bare)
+        return sums
+
+
+def _depth(model: nn.Module) -> int:
+    """How many blocks the network has."""
+    for module in model.modules():
+        if isinstance(module, CascadeModel):
+            return int(module.backbone.config.num_hidden_layers)
+    return 0
+
+
+class _Judge:
+    """Measures on `val_select` and decides whether these weights are the best so far."""
 
     def __init__(
         self,
-        model: nn.Module,
-        ema: AveragedModel,
-        optimizer: torch.optim.Optimizer,
-        data: Loaded,
+        inputs: npt.NDArray[Any],
+        labels: npt.NDArray[np.int8],
         config: FitConfig,
+        machine: Machine,
     ) -> None:
-        self.model, self.ema, self.optimizer, self.config = model, ema, optimizer, config
-        self.pixels = torch.from_numpy(data.pixels)
-        self.labels = torch.from_numpy(data.labels.astype(np.int64))
-        self.steps = max(1, len(self.labels) // config.batch_size)
-        self.amp = use_bf16(config.amp)
-        self.augment = Augment()
-        self.seconds = 0.0
+        self.inputs, self.labels, self.config, self.machine = inputs, labels, config, machine
 
-    def run_epoch(self, epoch: int, progress: Progress | None) -> float:
-        """Returns the mean loss."""
-        config, started = self.config, time.monotonic()
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        torch.manual_seed(config.seed * 1_000_003 + epoch)  # RoPE jitter and dropout draw from here
-        order = torch.randperm(len(self.labels), generator=generator)
-        self.model.train()
-        total, all_steps = 0.0, config.epochs * self.steps
-        for step in range(self.steps):
-            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            done = epoch * self.steps + step
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * _schedule(done, all_steps, config.warmup)
-            total += self._step(self.pixels[batch], self.labels[batch], generator)
-            if progress is not None:
-                progress("training", done + 1, all_steps)
-        self.seconds = time.monotonic() - started
-        return total / self.steps
-
-    def _step(self, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-        if self.config.augment:
-            pixels = self.augment(pixels, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
-            outputs = self.model(pixels)
-        loss = joint_loss(outputs, labels, self.config.loss)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise _diverged("the loss", self.config)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainable(self.model).values(), self.config.clip)
-        self.optimizer.step()
-        self.ema.update_parameters(self.model)
-        return value
-
-
-def _judge(
-    model: nn.Module, select: Loaded, config: FitConfig, log: list[Epoch], epoch: int, loss: float
-) -> Epoch:
-    """Measure on `val_select` and decide whether these weights are the best so far."""
-    logits, gates = predict(model, select.pixels, use_bf16(config.amp))
-    if not (np.isfinite(logits).all() and np.isfinite(gates).all()):
-        raise _diverged("an output on val_select", config)
-    wrong = logits.argmax(axis=2) != select.labels
-    margins = np.abs(logits[:, :, 1] - logits[:, :, 0])
-    area = float(
-        np.mean(
-            [min(augrc(m, w), augrc(g, w)) for m, g, w in zip(margins, gates, wrong, strict=True)]
+    def __call__(self, model: nn.Module, log: list[Epoch]) -> Epoch:
+        logits, gates = predict(model, self.inputs, self.machine)
+        if not (np.isfinite(logits).all() and np.isfinite(gates).all()):
+            raise _diverged("an output on val_select", self.config)
+        wrong = logits.argmax(axis=2) != self.labels
+        margins = np.abs(logits[:, :, 1] - logits[:, :, 0])
+        pairs = zip(margins, gates, wrong, strict=True)
+        scores = [min((m, g), key=lambda s: augrc(s, w)) for m, g, w in pairs]
+        last = standing(scores[-1], wrong[-1], self.labels, self.config.constraints)
+        area = float(np.mean([augrc(s, w) for s, w in zip(scores, wrong, strict=True)]))
+        positives = self.labels == 1
+        entry = Epoch(
+            epoch=len(log),
+            loss=0.0,
+            lr=0.0,
+            accuracy=tuple(round(float(1 - w.mean()), 6) for w in wrong),
+            augrc=area,
+            fnr=float(wrong[-1][positives].mean()) if positives.any() else 0.0,
+            point=last.point,
+            eligible=last.satisfied,
+            selected=False,
+            images_per_s=0.0,
+            seconds=0.0,
         )
-    )
-    positives = select.labels == 1
-    fnr = float(wrong[-1][positives].mean()) if positives.any() else 0.0
-    accuracy = tuple(round(float(1 - w.mean()), 6) for w in wrong)
-    entry = Epoch(
-        epoch=epoch,
-        loss=loss,
-        lr=0.0,
-        accuracy=accuracy,
-        augrc=area,
-        fnr=fnr,
-        eligible=fnr <= config.max_fnr,
-        selected=False,
-        images_per_s=0.0,
-        seconds=0.0,
-    )
-    best = [e for e in log if e.selected]
-    return msgspec.structs.replace(entry, selected=not best or improves(entry, best[-1]))
-
-
-def improves(new: Epoch, best: Epoch) -> bool:
-    """Whether `new` is to be kept instead of the `best` so far.
-
-    Among epochs within the FNR limit the lowest AUGRC wins; while none is, the lowest FNR does.
-    """
-    if new.eligible != best.eligible:
-        return new.eligible
-    return new.augrc < best.augrc if new.eligible else new.fnr < best.fnr
+        best = [e.standing for e in log if e.selected]
+        selected = better(entry.standing, best[-1] if best else None)
+        return msgspec.structs.replace(entry, selected=selected)
 
 
 def _diverged(what: str, config: FitConfig) -> ConfigError:
@@ -238,49 +341,40 @@ def _diverged(what: str, config: FitConfig) -> ConfigError:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, pixels: np.ndarray, bf16: bool, batch_size: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every exit's logits float32 [S, N, 2] and gates float32 [S, N], in eval mode."""
+    model: nn.Module,
+    inputs: npt.NDArray[Any],
+    machine: Machine | None = None,
+    *,
+    amp: Amp = "none",
+    batch_size: int = 256,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Every exit's logits float32 [S, N, 2] and gates float32 [S, N], in eval mode.
+
+    Args:
+        inputs: uint8 [N, H, W, 3], or what `model` takes instead.
+        machine: the processes that share the work, and their precision; None: this one, with `amp`.
+    """
     model.eval()
+    device = next(model.parameters()).device
+    dtype = precision(amp, device) if machine is None else machine.dtype
+    rank, world = (0, 1) if machine is None else (machine.rank, machine.world)
+    share = -(-len(inputs) // world)
+    rows = np.resize(np.arange(rank, len(inputs), world), share)  # all run equally many
     logits, gates = [], []
-    for start in range(0, len(pixels), batch_size):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            outputs = model(torch.from_numpy(pixels[start : start + batch_size]))
-        logits.append(torch.stack([o.logits.float() for o in outputs]))
-        gates.append(torch.stack([o.gate.float() for o in outputs]))
-    return torch.cat(logits, dim=1).numpy(), torch.cat(gates, dim=1).numpy()
+    for start in range(0, share, batch_size):
+        batch = torch.from_numpy(inputs[rows[start : start + batch_size]]).to(device)
+        with autocast(device, dtype):
+            outputs: list[ExitLogits] = model(batch)
+        logits.append(torch.stack([o.logits.float() for o in outputs], dim=1))
+        gates.append(torch.stack([o.gate.float() for o in outputs], dim=1))
+    found = [torch.cat(logits), torch.cat(gates)]
+    if machine is not None:
+        found = [machine.gather(part) for part in found]
+    first, second = (_in_order(part.cpu(), world, len(inputs)) for part in found)
+    return first, second
 
 
-def use_bf16(amp: str) -> bool:
-    """Whether to autocast to bfloat16: when asked, or on `auto` where the CPU multiplies it."""
-    if amp == "auto":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return amp == "bf16"
-
-
-def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors (biases, norms, scales, tokens) do not."""
-    parameters = trainable(model).values()
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then cosine to zero; a factor of the peak learning rate."""
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def _warm_average(decay: float) -> Any:
-    """EMA whose decay grows from 0 to `decay`, so that early noise is forgotten."""
-
-    def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        n = float(count)
-        return torch.lerp(old, new, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return average
+def _in_order(gathered: Tensor, world: int, count: int) -> npt.NDArray[np.float32]:
+    """[S, N, ...] from the processes' shares one after another, [W * n, S, ...]."""
+    shares = gathered.unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1)[:count]
+    return np.ascontiguousarray(shares.transpose(0, 1).numpy())
