@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PAGES = ("README.md", "docs/training.md", "docs/guarantees.md", "docs/results.md")
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -37,6 +37,9 @@ def test_commands_and_code_of_the_docs_run(photos: Path, run: Run) -> None:
     ran = 0
     for page in PAGES:
         for kind, block in blocks(page):
+            if kind == "yaml":
+                (photos.parent / "settings.yaml").write_text(block, encoding="utf-8")
+                continue
             if kind == "python":
                 script = photos.parent / "block.py"
                 script.write_text(block, encoding="utf-8")
