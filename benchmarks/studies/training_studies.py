@@ -244,8 +244,9 @@ def adapters_study(work: Path, seeds: int) -> Study:
     return Study(
         title="From day to night: full fine-tune, LoRA, DoRA",
         command=f"{COMMAND} adapters",
-        setting="`tiny`, rank 16 on all linear layers, 6 epochs on 2,200 night images; the "
-        "learning rate of each arm is the better of 0.0003 and 0.001 by AUGRC on val_select, of seed 100.",
+        setting="`tiny`, rank 16 on all linear layers, 6 epochs on 2,200 night images; each arm's "
+        "learning rate is the better of 0.0003 and 0.001 by AUGRC on val_select, with a seed that "
+        "is not compared.",
         rows=rows,
     )
 
@@ -349,9 +350,9 @@ def page(studies: Sequence[Study], seeds: int) -> str:
         f"{seeds} seeds an arm, paired: all arms of a study answer the same `val_test` images, "
         "and a difference is taken seed by seed. Its 95 % interval is Student's over the seeds, "
         "widened by what other test images would change (`cascade_train.paired`). A difference "
-        "whose interval contains 0 is no finding. AUGRC is better when lower. Networks are measured "
-        "in torch; certificates are made on engines. The networks and images are small, and nothing "
-        "here says what ViT-H+ on a million photographs would do."
+        "whose interval contains 0 is no finding. AUGRC is better when lower. Networks are "
+        "measured in torch; certificates are made on engines. The networks and images are small, "
+        "and nothing here says what ViT-H+ on a million photographs would do."
     )
     return "\n".join(["# Training studies", "", head, "", *map(as_markdown, studies)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -224,3 +225,29 @@ def test_splits_are_the_shares_asked_for(
     entries = json.loads((tmp_path / "run" / "splits.json").read_text())["entries"]
     counts = {name: sum(e["split"] == name for e in entries) for name in ("train", "val_test")}
     assert counts == {"train": 96, "val_test": 24}
+
+
+@pytest.mark.parametrize("decode", ["cached", "files"])
+def test_images_read_as_they_are_needed_train_the_same_network(
+    decode: str, base_run: Path, tmp_path: Path, fit_squares: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CASCADE_EDGE_CACHE", str(tmp_path / "cache"))
+    fit_squares(tmp_path / "run", decode=decode)
+    found = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert found == (base_run / "model.safetensors").read_bytes()
+    fit_squares(tmp_path / "run", decode=decode, resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == found
+
+
+def test_heads_alone_leave_the_backbone_as_it_was(
+    base_run: Path, tmp_path: Path, fit_squares: Fit, quick: FitConfig
+) -> None:
+    config = replace(quick, freeze="backbone", epochs=6, lr=1e-2)
+    fit_squares(tmp_path / "heads", config=config, init=base_run)
+    before, after = (load_network(r, scores=False)[0] for r in (base_run, tmp_path / "heads"))
+    old, new = before.state_dict(), after.state_dict()
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    assert moved and all(
+        re.match(r"exits\.heads\.\d\.(classifier|gate|auxiliary)", n) for n in moved
+    )
+    assert accuracy(tmp_path / "heads") > 0.9

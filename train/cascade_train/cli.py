@@ -111,6 +111,11 @@ PLACES = {
     type=click.Choice(["none", "light", "strong", "randaugment"]),
     help="How much images are changed.  [default: light]",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(["memory", "cached", "files"]),
+    help="Training images: all in memory, decoded once to disk, or anew.  [default: memory]",
+)
 @click.option("--workers", type=int, help="Processes that augment images.  [default: none]")
 @click.option("--accumulate", type=int, help="Parts of a step, to save memory.  [default: 1]")
 @click.option("--checkpointing", is_flag=True, help="Compute activations twice, to save memory.")

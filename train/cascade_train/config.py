@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fractions: tuple[float, ...] | None = None
     split_seed: int | None = None
     positive: str | None = None
+    decode: Literal["memory", "cached", "files"] = "memory"
     threads: int | None = None
     fit: FitConfig = FitConfig()
 

@@ -105,8 +105,9 @@ class CascadeModel(nn.Module):
         for head in self.exits.heads:  # start from the norm the backbone was trained with
             head.norm.load_state_dict(backbone.norm.state_dict())
             head.norm.eps = config.layer_norm_eps
-        for parameter in self.parameters():  # register tokens, of a preset that has none
-            parameter.requires_grad_(parameter.numel() > 0)
+        for parameter in self.parameters():
+            if not parameter.numel():  # register tokens, of a preset that has none
+                parameter.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> list[ExitLogits]:
         """Args: pixels uint8 [B, H, W, 3]. Returns one `ExitLogits` an exit, first exit first."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -25,11 +25,20 @@ from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import Preprocess
 from cascade_train import checkpoint
 from cascade_train.adapters import AdapterConfig, add_adapter, share_text, trainable_share
+from cascade_train.augment_config import decode_spec
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import InitFrom, RunConfig
 from cascade_train.constraints import statement
 from cascade_train.data.contact_sheet import contact_sheet
-from cascade_train.data.sources import SPLITS_NAME, load_split_pixels, load_splits, prepare
+from cascade_train.data.decoded import decoded_split
+from cascade_train.data.readers import Reader, split_files
+from cascade_train.data.sources import (
+    SPLITS_NAME,
+    Prepared,
+    load_split_pixels,
+    load_splits,
+    prepare,
+)
 from cascade_train.data.splits import DEFAULT_FRACTIONS
 from cascade_train.exits import CascadeModel, check_exits
 from cascade_train.explora.output import (
@@ -45,10 +54,17 @@ from cascade_train.recorder import Recorder
 from cascade_train.scale import Machine, ended
 from cascade_train.score_choice import ScoreChoice, choose_scores
 
+Decode = Literal["memory", "cached", "files"]
+GLANCE = 32  # pixels: what images are read at when only their split is wanted
+
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What `fit` was asked for; None means "as the preset, or as the earlier run, has it"."""
+    """What `fit` was asked for; None means "as the preset, or as the earlier run, has it".
+
+    decode: training images are held in memory, decoded once into a cache on disk, or decoded from
+    their files for each batch.
+    """
 
     data: str
     out: Path
@@ -61,8 +77,17 @@ class FitRequest:
     fractions: tuple[float, ...] | None = None
     split_seed: int | None = None  # None: that of the training
     positive: str | None = None
+    decode: Decode = "memory"
     threads: int | None = None
     resume: bool = False
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is trained on, in memory or read as it is needed, and `val_select`."""
+
+    train: Loaded | Reader
+    select: Loaded
 
 
 @dataclass(frozen=True)
@@ -100,20 +125,20 @@ def run_fit(
             _claim(request.out, request.resume)
         machine.wait()
         model, shape = _network(request, config)
-        data = _data(request, shape, config.seed, machine, progress, say)
+        data = _data(request, shape, config, machine, progress, say)
         log = _train(model, shape, data, request, config, machine, began, progress, say)
         best = [epoch for epoch in log if epoch.selected][-1]
         say(f"selected epoch {best.epoch + 1}: {_summary(best)}")
         if best.point is not None and not best.eligible:
             say(f"warning: {statement(best.point, config.constraints)}")
-        scores = _scores(request.out, data["val_select"], config, machine, say)
+        scores = _scores(request.out, data.select, config, machine, say)
     return FitResult(log, best, *trainable_share(model), scores)
 
 
 def _train(
     model: nn.Module,
     shape: RunConfig,
-    data: dict[str, Loaded],
+    data: _Data,
     request: FitRequest,
     config: FitConfig,
     machine: Machine,
@@ -124,7 +149,7 @@ def _train(
     """The epochs, recorded."""
     say(
         f"network: {shape.preset}, exits after blocks {', '.join(map(str, shape.exits))}; "
-        f"{share_text(model)} on {len(data['train'])} images"
+        f"{share_text(model)} on {len(data.train.labels)} images"
         + (f", in {machine.world} processes" if machine.world > 1 else "")
     )
     recorder = None
@@ -139,8 +164,8 @@ def _train(
 
     log = fit(
         model,
-        data["train"],
-        data["val_select"],
+        data.train,
+        data.select,
         config,
         request.out,
         resume=request.resume,
@@ -285,34 +310,56 @@ def _as_json(settings: object) -> Any:
 def _data(
     request: FitRequest,
     shape: RunConfig,
-    seed: int,
+    config: FitConfig,
     machine: Machine,
     progress: Progress | None,
     say: Say,
-) -> dict[str, Loaded]:
-    """`train` and `val_select` in memory, by a new split or the run's own."""
-    path, spec = request.out / SPLITS_NAME, shape.preprocess
+) -> _Data:
+    """The images, by a new split or the run's own; the first process decodes for all of them."""
     data = None
-    if machine.is_first and not request.resume:
-        data = _split(request, shape, seed, progress, say)
-    machine.wait()  # the split is there for all of them
-    if data is not None:
-        return data
-    names = ("train", "val_select")
-    return {name: load_split_pixels(path, name, spec, progress=progress) for name in names}
+    if machine.is_first:
+        prepared = None
+        if not request.resume:
+            prepared = _split(request, shape, config.seed, progress, say)
+        if prepared is not None and request.decode == "memory":
+            data = _Data(prepared.pixels["train"], prepared.pixels["val_select"])
+        else:
+            data = _opened(request, shape, config, progress)
+    machine.wait()
+    return data or _opened(request, shape, config, progress)
+
+
+def _opened(
+    request: FitRequest, shape: RunConfig, config: FitConfig, progress: Progress | None
+) -> _Data:
+    """The images of a split that is there."""
+    path, spec = request.out / SPLITS_NAME, shape.preprocess
+    select = load_split_pixels(path, "val_select", spec, progress=progress)
+    if request.decode == "memory":
+        return _Data(load_split_pixels(path, "train", spec, progress=progress), select)
+    larger = spec if config.freeze == "backbone" else decode_spec(spec, config.augment)
+    if request.decode == "files":
+        return _Data(split_files(path, "train", larger), select)
+    return _Data(decoded_split(path, "train", larger, progress=progress), select)
 
 
 def _split(
     request: FitRequest, shape: RunConfig, seed: int, progress: Progress | None, say: Say
-) -> dict[str, Loaded]:
-    """Split the images anew, and describe the run in its folder."""
-    fractions, run = DEFAULT_FRACTIONS, request.out
+) -> Prepared:
+    """Split the images anew, and describe the run in its folder.
+
+    Where the images are not to be in memory, their splits are drawn from small copies of them.
+    """
+    fractions, run, spec = DEFAULT_FRACTIONS, request.out, shape.preprocess
     if request.fractions is not None:
         fractions = dict(zip(DEFAULT_FRACTIONS, request.fractions, strict=True))
+    if request.decode != "memory":
+        side = min(GLANCE, spec.height, spec.width)
+        spec = msgspec.structs.replace(spec, height=side, width=side)
     prepared = prepare(
         request.data,
         run,
-        shape.preprocess,
+        spec,
         fractions=fractions,
         seed=seed if request.split_seed is None else request.split_seed,
         positive=request.positive,
@@ -321,10 +368,10 @@ def _split(
     if request.init is not None and is_explored(request.init):
         check_unseen(request.init, prepared.splits)
     say(prepared.summary())
-    classes, train = load_splits(run / SPLITS_NAME).classes, prepared.pixels["train"]
+    classes, train = prepared.splits.classes, prepared.pixels["train"]
     contact_sheet(train.pixels, train.labels, classes, run / "contact_sheet.png")
     checkpoint.write_config(run, msgspec.structs.replace(shape, classes=classes))
-    return prepared.pixels
+    return prepared
 
 
 def _line(epoch: Epoch, config: FitConfig) -> str:
