@@ -40,7 +40,18 @@ from cascade_runtime.manifest import Certificate, MadeBy
 
 FORMAT = "cascade-edge.bench"
 VERSION = 1
-_PROVEN = ("status", "alpha", "delta", "claims", "coverage_floor", "risk_upper", "coverage_lower")
+_PROVEN = (
+    "status",
+    "method",
+    "promise",
+    "alpha",
+    "delta",
+    "claims",
+    "coverage_floor",
+    "risk_upper",
+    "coverage_lower",
+    "sets",
+)
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,14 @@ import msgspec
 import numpy as np
 
 from cascade_calib import words
+from cascade_calib.bounds import clopper_pearson_lower
 from cascade_calib.collect import Collected
 from cascade_calib.metrics import Float64
 from cascade_calib.path import Request, as_float32, outcomes, propose_path
 from cascade_calib.prediction_sets import Selective
-from cascade_calib.result import as_coverage
 from cascade_calib.scaling import shortest_float32
 from cascade_calib.scrc import fit_inductive, fit_transductive
 from cascade_runtime.decision import Reason, Verdict, decide
-from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import (
     FLOAT32_MAX,
     AcceptRule,
@@ -51,20 +50,21 @@ def certify_sets(
 
     Returns:
         The decision and its certificate, whose engines and binding the caller fills in.
-
-    Raises:
-        ConfigError: an FNR promise, which prediction sets do not make, or a coverage of 0.
     """
-    if request.fnr is not None:
-        raise ConfigError(
-            f"--fnr promises something of single answers, and {request.policy} of prediction sets; "
-            "ask for it under the policy certified, softmax or gate"
-        )
-    as_coverage(request.coverage)
     routed = _route(select, rules, stage_costs, request, len(calib))
-    fitted = _fit(routed, request, calib, _ties(routed, request, select, len(calib)))
-    decision = _decision(routed, request, fitted)
-    return decision, _certificate(decision, calib, request, fitted)
+    gate, nonconformity = _seen(routed, request, calib)
+    if request.policy == "scrc-t":
+        fitted: Selective = fit_transductive(gate, nonconformity, request.coverage, request.alpha)
+    else:
+        ties = _ties(_seen(routed, request, select)[0], request, len(calib))
+        fitted = fit_inductive(
+            gate, nonconformity, request.coverage, request.alpha, request.share, ties=ties
+        )
+    usable = _usable(fitted, request)
+    decision = _decision(routed, request, fitted, usable)
+    lost = int(np.isneginf(gate).sum())
+    advice = "" if usable else words.set_advice(request, len(calib), lost)
+    return decision, _certificate(decision, calib, request, fitted, advice)
 
 
 def _route(
@@ -91,14 +91,6 @@ def _route(
     )
 
 
-def _fit(rules: tuple[ExitRule, ...], request: Request, calib: Collected, ties: int) -> Selective:
-    gate, nonconformity = _seen(rules, request, calib)
-    if request.policy == "scrc-t":
-        return fit_transductive(gate, nonconformity, request.coverage, request.alpha)
-    share = request.share
-    return fit_inductive(gate, nonconformity, request.coverage, request.alpha, share, ties=ties)
-
-
 def _seen(
     rules: tuple[ExitRule, ...], request: Request, data: Collected
 ) -> tuple[Float64, Float64]:
@@ -119,48 +111,63 @@ def _open(rules: tuple[ExitRule, ...], request: Request) -> Decision:
     return Decision(policy=request.policy, exits=rules, set_logit=_EVERYTHING, accept=accept)
 
 
-def _ties(rules: tuple[ExitRule, ...], request: Request, select: Collected, n_calib: int) -> int:
-    """How many calibration images may share a gate, judged on `val_select`; 0: all differ there."""
-    gate = _seen(rules, request, select)[0]
-    most = int(np.unique(gate[np.isfinite(gate)], return_counts=True)[1].max(initial=1))
-    return 0 if most == 1 else ceil(2 * most * n_calib / max(1, len(select)))
+def _ties(gate: Float64, request: Request, n_calib: int) -> int:
+    """How many calibration images may share the gate value at which the accepted are cut off.
+
+    Judged by the selection images around that rank. At least 1, however few ties are seen there:
+    that costs one image more, and the promised coverage then holds whatever the ties are.
+    """
+    ordered, n = np.sort(gate[np.isfinite(gate)])[::-1], max(1, len(gate))
+    rank, spread = float(request.coverage), 3 * float(np.sqrt(0.25 / n))
+    first, last = (int(np.clip(n * (rank + d), 0, len(ordered))) for d in (-spread, spread))
+    _, counts = np.unique(ordered[first:last], return_counts=True)
+    most = int(counts.max(initial=1))
+    return 1 if most == 1 else ceil(2 * most * n_calib / n)
 
 
-def _decision(rules: tuple[ExitRule, ...], request: Request, fitted: Selective) -> Decision:
+def _decision(
+    rules: tuple[ExitRule, ...], request: Request, fitted: Selective, usable: bool
+) -> Decision:
     """The fitted thresholds as the runtime's numbers; shut where nothing was proven."""
-    if not _usable(fitted):
+    if not usable:
         shut = tuple(msgspec.structs.replace(rule, tau_logit=None) for rule in rules)
         return msgspec.structs.replace(_open(shut, request), set_logit=0.0)
     tau = np.float32(fitted.tau)  # exact: it is one of the float32 scores, or -inf
     strict = request.policy == "scrc-i"  # accepts above tau, that is from the next float32 on
-    first = np.nextafter(tau, np.float32(np.inf)) if strict else tau
+    first = float(np.nextafter(tau, np.float32(np.inf)) if strict else tau)
     q_at, q_above = (float(q) for q in fitted.limit(np.array([tau, np.inf])))
-    return Decision(
-        policy=request.policy,
-        exits=rules,
-        set_logit=_bar(q_above),
-        accept=AcceptRule(
-            tau_logit=shortest_float32(max(float(first), _EVERYTHING)), set_logit_at=_bar(q_at)
-        ),
+    accept = AcceptRule(
+        tau_logit=_EVERYTHING if first <= _EVERYTHING else shortest_float32(first),
+        set_logit_at=_bar(q_at),
     )
+    return Decision(policy=request.policy, exits=rules, set_logit=_bar(q_above), accept=accept)
 
 
-def _usable(fitted: Selective) -> bool:
-    """Whether some set can have less than both classes."""
-    return fitted.status == "CERTIFIED" and float(fitted.limit(np.array([_INF]))[0]) < _INF
+def _usable(fitted: Selective, request: Request) -> bool:
+    """Whether some set can have less than both classes, and what is promised is proven.
+
+    That some images give no finite outputs makes "no gate" a value that many may share, so the
+    coverage of SCRC-I is asked of what is really accepted (at least the rank for it, and one more).
+    """
+    if fitted.status != "CERTIFIED" or float(fitted.limit(np.array([_INF]))[0]) == _INF:
+        return False
+    if request.policy == "scrc-t":
+        return True
+    proven = clopper_pearson_lower(fitted.accepted, fitted.n, request.share)
+    return proven >= float(request.coverage)
 
 
 def _bar(q: float) -> float:
     """1 - p_y <= lambda is, on the logit scale, margin >= -q."""
-    return shortest_float32(max(-q, _EVERYTHING))
+    return _EVERYTHING if -q <= _EVERYTHING else shortest_float32(0.0 - q)  # 0, never -0
 
 
 def _certificate(
-    decision: Decision, calib: Collected, request: Request, fitted: Selective
+    decision: Decision, calib: Collected, request: Request, fitted: Selective, advice: str
 ) -> Certificate:
     """The counts, taken from the runtime's own decision rule on the final numbers."""
     verdict = decide(calib.exits, decision)
-    usable = _usable(fitted)
+    usable = not advice
     counted = _counted(verdict, calib, fitted) if usable else _NOTHING
     acted, wrong = verdict.acted, verdict.acted & (verdict.label != calib.labels)
     n, k = len(calib), int(acted.sum())
@@ -168,7 +175,7 @@ def _certificate(
         status="CERTIFIED" if usable else "INFEASIBLE",
         method=fitted.method,
         promise=words.set_promise(request) if usable else words.NO_PROMISE,
-        advice="" if usable else fitted.advice,
+        advice=advice,
         alpha=float(request.alpha),
         delta=None if request.policy == "scrc-t" else float(request.delta),
         claims=request.claims,
@@ -212,7 +219,7 @@ def _counted(verdict: Verdict, calib: Collected, fitted: Selective) -> SetCertif
         misses=misses,
         risk_upper=fitted.risk_upper,
         coverage=m / len(calib),
-        coverage_lower=fitted.coverage_lower,
+        coverage_lower=fitted.coverage_lower if np.isfinite(fitted.tau) else 0.0,
         ambiguous=int((verdict.reason == Reason.AMBIGUOUS).sum()),
         empty=int((verdict.reason == Reason.EMPTY).sum()),
     )

@@ -18,7 +18,16 @@ from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
 from cascade_calib.certify_sets import certify_sets
 from cascade_calib.collect import Collected
 from cascade_calib.metrics import augrc
-from cascade_calib.path import METHOD, SET_LOGIT, Request, Thresholds, Walk, propose_path, walk
+from cascade_calib.path import (
+    METHOD,
+    SET_LOGIT,
+    SET_POLICIES,
+    Request,
+    Thresholds,
+    Walk,
+    propose_path,
+    walk,
+)
 from cascade_calib.scaling import fit_platt, fit_temperature, shortest_float32
 from cascade_runtime.decision import decide, score_logit
 from cascade_runtime.errors import DataError
@@ -32,9 +41,7 @@ from cascade_runtime.manifest import (
     binding,
 )
 
-SET_POLICIES = ("scrc-i", "scrc-t")
-
-__all__ = ["SET_POLICIES", "Request", "certify_target", "fit_rules", "propose_path", "walk"]
+__all__ = ["Request", "certify_target", "fit_rules", "propose_path", "walk"]
 
 
 def certify_target(
@@ -60,7 +67,6 @@ def certify_target(
 
     Raises:
         DataError: `select` and `calib` are the same images.
-        ConfigError: the policy does not make the promise asked for.
     """
     _check(select, calib, stage_costs)
     rules = fit_rules(select, request.policy)

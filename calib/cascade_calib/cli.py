@@ -186,7 +186,7 @@ def export(
     """Run every exit of BUNDLE over labelled images and write what each of them said.
 
     Columns: name, label, group where there is one, per exit exit0_logit0, exit0_logit1 and
-    exit0_gate, then the decision (-1 deferred) and the stage that was final.
+    exit0_gate, then the decision (-1 deferred), the stage that was final, and the reason.
     """
     from cascade_calib import scores as verb
     from cascade_calib.labelled import read_labelled

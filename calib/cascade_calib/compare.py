@@ -26,6 +26,7 @@ from cascade_calib.evaluate import (
     shares,
     span,
 )
+from cascade_calib.path import SET_POLICIES
 from cascade_calib.progress import Progress
 from cascade_calib.words import percent
 from cascade_runtime.decision import Bool, Verdict, decide
@@ -212,7 +213,7 @@ def conclusion(result: Comparison) -> str:
     """Which is better, or that these images cannot tell."""
     lines = [
         f"{letter}: {side.name}, {side.target}, policy {side.policy}, {side.status} at alpha "
-        f"{percent(side.alpha, 6)}."
+        f"{percent(side.alpha, 6)}{' of sets' if side.policy in SET_POLICIES else ''}."
         for letter, side in zip("AB", result.sides, strict=True)
     ]
     lines.append(f"{_verdict(result)} They decide {result.alike} of {result.images} images alike.")

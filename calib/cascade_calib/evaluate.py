@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cascade_calib.bootstrap import RESAMPLES, Interval, bootstrap_ci, ratio_intervals
+from cascade_calib.borne_out import Held, coverage_held, rate_held, set_risk_held
 from cascade_calib.bounds import clopper_pearson_lower, clopper_pearson_upper
 from cascade_calib.collect import Collected, collect
 from cascade_calib.metrics import augrc, confusion
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from cascade_calib.labelled import LabelledImages
     from cascade_runtime.cascade import Cascade
-
-Held = Literal["held", "not contradicted", "contradicted", "no promise"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,11 @@ class Evaluation:
 
     risk: wrong among the acted on. fnr: acted-on positives called negative; fpr: the reverse.
     full_accuracy: of the last exit, asked about every image. mcc: of the acted on. promise:
-    whether the certificate's risk is borne out: "held" at or below alpha, "not contradicted" above
-    it by no more than chance (the 95 % lower bound is below alpha), else "contradicted".
+    whether the certificate's risk is borne out, as `borne_out` has it.
     fnr_promise: the same of the promised FNR; both None where none was promised.
     accepted, set_risk, ambiguous: under a policy that promises prediction sets, the share of images
     accepted and, of these, of sets without the true class and of sets with both classes; the
-    promise is then about set_risk.
+    promise is then about set_risk, and under SCRC-I coverage_promise is about accepted.
     """
 
     target: str
@@ -83,8 +81,10 @@ class Evaluation:
     promise: Held
     is_calibration_set: bool
     content_sha256: str
+    coverage_floor: float = 0.0
     fnr_promised: float | None = None
     fnr_promise: Held | None = None
+    coverage_promise: Held | None = None
     accepted: Estimate | None = None
     set_risk: Estimate | None = None
     ambiguous: Estimate | None = None
@@ -184,13 +184,17 @@ def evaluate_collected(
         exits=exits,
         alpha=certificate.alpha,
         mcc=confusion(verdict.label, seen.labels).mcc,
-        promise=_promise(
-            certificate, estimates["set_risk" if of_sets else "risk"], certificate.alpha
-        ),
+        promise=_of_risk(certificate, estimates),
         is_calibration_set=seen.content_sha256 == certificate.calibration_sha256,
         content_sha256=seen.content_sha256,
+        coverage_floor=certificate.coverage_floor,
         fnr_promised=promised,
-        fnr_promise=None if promised is None else _promise(certificate, estimates["fnr"], promised),
+        fnr_promise=None
+        if promised is None
+        else rate_held(certificate, estimates["fnr"].part, estimates["fnr"].of, promised),
+        coverage_promise=coverage_held(certificate, estimates["accepted"].part, len(seen))
+        if of_sets
+        else None,
     )
 
 
@@ -271,14 +275,32 @@ def conclusion(result: Evaluation) -> str:
         "contradicted": f"CONTRADICTED: {risk}, beyond chance above {asked}. Are these images "
         "drawn like the calibration images? If they are, certify again on fresh ones.",
         "no promise": "This target carries no promise: it is INFEASIBLE and defers every image.",
+        "nothing to judge": "Not one of these images is acted on: nothing can be said of the risk.",
     }[result.promise]
-    if result.fnr_promise not in (None, "no promise"):
+    if result.coverage_promise not in (None, "no promise"):
+        sentence += f" {_coverage_conclusion(result)}"
+    if result.fnr_promise not in (None, "no promise", "nothing to judge"):
         sentence += f" {_fnr_conclusion(result)}"
     if result.is_calibration_set:
         sentence += " These are the calibration images themselves: this confirms nothing."
     if result.skipped:
         sentence += f" {result.skipped} images could not be read and are not counted."
     return sentence
+
+
+def _coverage_conclusion(result: Evaluation) -> str:
+    """The promised share of images accepted against what was seen, in words."""
+    assert result.accepted is not None
+    found = f"{share(result.accepted.value)} of the {result.images} images are accepted"
+    asked = f"the {percent(result.coverage_floor)} promised"
+    return {
+        "held": f"The coverage held: {found}, at least {asked}.",
+        "not contradicted": f"The coverage is not contradicted: {found}, below {asked}, but within "
+        "chance of it.",
+    }.get(
+        result.coverage_promise or "",
+        f"The coverage is CONTRADICTED: {found}, beyond chance below {asked}.",
+    )
 
 
 def _fnr_conclusion(result: Evaluation) -> str:
@@ -322,13 +344,11 @@ def estimate(top: Bool, bottom: Bool, interval: Interval) -> Estimate:
     return Estimate(part / of if of else float("nan"), part, of, interval)
 
 
-def _promise(certificate: Certificate, rate: Estimate, promised: float) -> Held:
-    if certificate.status != "CERTIFIED":
-        return "no promise"
-    if not rate.of or rate.value <= promised:
-        return "held"
-    lower = clopper_pearson_lower(rate.part, rate.of, Fraction(1, 20))
-    return "not contradicted" if lower <= promised else "contradicted"
+def _of_risk(certificate: Certificate, estimates: dict[str, Estimate]) -> Held:
+    if (sets := estimates.get("set_risk")) is not None:
+        return set_risk_held(certificate, sets.part, sets.of)
+    risk = estimates["risk"]
+    return rate_held(certificate, risk.part, risk.of, certificate.alpha)
 
 
 def share(value: float) -> str:

@@ -22,10 +22,12 @@ from cascade_calib.bounds import at_least, binomial_p_values
 from cascade_calib.collect import Collected
 from cascade_calib.scaling import sigmoid
 from cascade_runtime.decision import Float32, decide_exit, passes_on
+from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import Decision, ExitRule, Policy
 
 Thresholds: TypeAlias = tuple[float | None, ...]
 
+SET_POLICIES = ("scrc-i", "scrc-t")
 METHOD = "fixed-sequence exact binomial test"
 CANDIDATES = 4096
 PER_EXIT = 256
@@ -46,6 +48,9 @@ class Request:
 
     `policy` says which score an exit is judged by, or that prediction sets are promised instead:
     then alpha is their risk, coverage the share of images accepted (`certify_sets`).
+
+    Raises:
+        ConfigError: the policy does not make such a promise.
     """
 
     alpha: Fraction
@@ -54,6 +59,19 @@ class Request:
     claims: int = 1
     fnr: Fraction | None = None
     policy: Policy = "certified"
+
+    def __post_init__(self) -> None:
+        if self.policy not in SET_POLICIES:
+            return
+        if self.fnr is not None:
+            raise ConfigError(
+                f"--fnr promises something of single answers, and {self.policy} of prediction "
+                "sets; ask for it under the policy certified, softmax or gate"
+            )
+        if not self.coverage:
+            raise ConfigError(
+                f"coverage is 0, and {self.policy} needs a share of images to accept, such as 0.7"
+            )
 
     @property
     def share(self) -> Fraction:

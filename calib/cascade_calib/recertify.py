@@ -17,7 +17,6 @@ import msgspec
 
 from cascade_calib.bounds import as_fraction
 from cascade_calib.certify_engines import CertifiedTarget, certify_engines, outcome
-from cascade_calib.certify_target import SET_POLICIES, Request
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import (
     Loaded,
@@ -26,6 +25,7 @@ from cascade_calib.labelled import (
     load_pixels,
     read_labelled,
 )
+from cascade_calib.path import SET_POLICIES, Request
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import REPORT, part_of, publish, recover, write_contents
@@ -36,7 +36,7 @@ from cascade_runtime.manifest import FORMAT_VERSION, Manifest, Policy
 from cascade_runtime.stages import load_stages
 
 Say = Callable[[str], None]
-DELTA = Fraction(1, 20)  # where the old certificate, of SCRC-T, has none
+UNUSED_DELTA = Fraction(1, 20)  # SCRC-T promises a mean and looks at none
 REWRITTEN = frozenset((MANIFEST, GOLDEN, REPORT))
 # What the maker counted under the old thresholds; without the network nobody can count it again.
 OUTDATED_PARITY = frozenset(("decision_flips",))
@@ -97,6 +97,10 @@ def recertify(
             "attempts on the same images the promise holds for the first alone, unless delta was "
             "divided between them"
         )
+    if request.policy in SET_POLICIES and any(
+        c.fnr_promised is not None for c in opened.manifest.certificates.values()
+    ):
+        say(f"the old promise on missed positives goes: {request.policy} makes none")
     part = part_of(place)
     try:
         certified = {
@@ -222,12 +226,19 @@ def _promise(request: RecertifyRequest, manifest: Manifest, name: str, claims: i
     """What was asked for, and where nothing was, what the old certificate promises."""
     old = manifest.certificates[name]
     policy = request.policy or manifest.decision[name].policy
+    delta = request.delta
+    if delta is None and old.delta is not None:
+        delta = as_fraction(old.delta, "delta")
+    if delta is None and policy != "scrc-t":
+        raise ConfigError(
+            f"--delta is missing: the old certificate of {name}, of SCRC-T, has none to go on with"
+        )
     fnr = request.fnr
     if fnr is None and old.fnr_promised is not None and policy not in SET_POLICIES:
         fnr = as_fraction(old.fnr_promised, "fnr")
     return Request(
         request.alpha or as_fraction(old.alpha, "alpha"),
-        request.delta or (DELTA if old.delta is None else as_fraction(old.delta, "delta")),
+        delta or UNUSED_DELTA,
         as_fraction(old.coverage_floor, "coverage", closed=True)
         if request.coverage is None
         else request.coverage,

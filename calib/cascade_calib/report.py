@@ -127,7 +127,8 @@ def _rules(decision: Decision) -> str:
         rows.append((f"exit\u00a0{stage}", rule.score, tau, f"{rule.temperature:.4g}", scale))
     head = ("", "score", "answers from", "temperature", "Platt a, b")
     text = "<h3>Thresholds</h3>" + table(head, rows, "Thresholds")
-    if decision.accept is not None:
+    shut = all(rule.tau_logit is None for rule in decision.exits)
+    if decision.accept is not None and not shut:
         above, at = decision.set_logit, decision.accept.set_logit_at
         text += facts(
             [

@@ -30,7 +30,7 @@ def key_figures(c: Certificate) -> str:
         (
             "at most",
             percent(c.risk_upper) if c.accepted else EMPTY,
-            f"bounded {_sure(c)}; promised {percent(c.alpha, 6)}",
+            f"upper bound at these thresholds, {_sure(c)}; promised {percent(c.alpha, 6)}",
         ),
     ]
     if c.fnr_promised is not None and c.fnr_upper is not None:

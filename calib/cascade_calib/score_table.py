@@ -92,7 +92,7 @@ def write_scores(path: Path, seen: Collected, verdict: Verdict) -> None:
     """Write one row an image, under a temporary name that is renamed; numbers stay float32.
 
     Columns: name, label, group where there is one, per exit its logits and gate, and the decision
-    (0, 1, or -1 deferred) with the stage that was final.
+    (0, 1, or -1 deferred) with the stage that was final and the reason (docs/bundle-format.md).
 
     Raises:
         ConfigError: the name ends neither in .csv nor in .parquet.
@@ -107,7 +107,7 @@ def write_scores(path: Path, seen: Collected, verdict: Verdict) -> None:
         columns[f"exit{i}_logit0"] = np.ascontiguousarray(out.logits[:, 0])
         columns[f"exit{i}_logit1"] = np.ascontiguousarray(out.logits[:, 1])
         columns[f"exit{i}_gate"] = np.ascontiguousarray(out.gate)
-    columns |= {"decision": verdict.label, "stage": verdict.stage}
+    columns |= {"decision": verdict.label, "stage": verdict.stage, "reason": verdict.reason}
     part = path.with_name(f".{path.name}.part")
     try:
         writer(pyarrow.table(columns), part)

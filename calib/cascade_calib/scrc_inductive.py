@@ -53,7 +53,7 @@ def fit_rank(
     m = int(chosen.sum())
     allowed = int(allowed_errors(np.array([m]), alpha, delta)[0])
     advice = ""
-    if m < min(n, base + 1 if ties else base):
+    if m < (base + 1 if ties else base):
         shared = int((g == tau).sum())
         advice = (
             f"{shared} images share the gate {tau:g}, which is where {k} of {n} would be accepted; "
@@ -93,7 +93,7 @@ def fit_rank(
         n=n,
         accepted=m if good else 0,
         errors=errors,
-        risk_upper=clopper_pearson_upper(errors, m, delta) if good else 1.0,
+        risk_upper=clopper_pearson_upper(allowed, m, delta) if good else 1.0,  # whatever the ties
         coverage=m / n if good and n else 0.0,
         coverage_lower=lower if good else 0.0,
     )

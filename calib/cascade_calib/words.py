@@ -61,6 +61,41 @@ def set_promise(request: Request) -> str:
     )
 
 
+def set_advice(request: Request, n: int, lost: int) -> str:
+    """Why no sets could be promised, and what would change that, in a few sentences.
+
+    Args:
+        n: calibration images; lost: of them, those whose outputs are not finite.
+    """
+    if request.policy == "scrc-i" and request.coverage == 1:
+        return "That every image is accepted cannot be proven: ask for less coverage."
+    least = at_least(1 / request.alpha, 1) - 1  # accepted, for one error to be allowed
+    if request.policy == "scrc-i":
+        least = least_accepted(request.alpha, request.share)
+    accepted = at_least(request.coverage, n)
+    parts = []
+    if lost:
+        parts.append(
+            f"{lost} of {n} calibration images give outputs that are not finite, which no set "
+            "covers: look into those."
+        )
+    if accepted < least:
+        more = at_least(1 / request.coverage, least) - n
+        reachable = float(human_alpha(1 / (accepted + 1)))
+        if request.policy == "scrc-i":
+            reachable = float(human_alpha(clopper_pearson_upper(0, accepted, request.share)))
+        parts.append(
+            f"Of {n} images about {accepted} are accepted, and this takes {least:,} even without "
+            f"an error: label about {more:,} more, or ask for an alpha of {reachable:g}."
+        )
+    if not parts:
+        parts.append(
+            "Too many images share the score at which the accepted are cut off, and a tie is never "
+            "split: use more images, or a score with finer values."
+        )
+    return " ".join([*parts, _SECOND_TEST])
+
+
 def human_alpha(bound: float) -> Fraction:
     """The bound rounded up to two significant digits, as a person would type it."""
     exponent = 1 - math.floor(math.log10(bound)) if bound > 0 else 2

@@ -86,7 +86,7 @@ class Cascade:
         """Verify a bundle, choose a target, load its engines.
 
         Args:
-            target: a name of the manifest, or "auto": the fastest one that can run here.
+            target: a name of the manifest, or "auto": the fastest certified one that can run here.
             threads: CPU threads of an engine and of image decoding; None takes every core.
             self_test: also run the golden vectors, and refuse a machine that answers otherwise.
             warm_up: run every batch size once, so that first answers are as quick as later ones.
@@ -167,11 +167,14 @@ class Cascade:
     def _result(self, name: str, verdict: Verdict, row: int) -> Result:
         classes = self.manifest.model.classes
         label = int(verdict.label[row])
+        # SCRC promises something of the sets of accepted images; another image has none.
+        has_set = self.decision.accept is None or bool(verdict.accepted[row])
+        members = verdict.in_set[row] & has_set
         return Result(
             name=name,
             decision=classes[label] if label >= 0 else None,
             label=label,
-            set=tuple(c for c, member in zip(classes, verdict.in_set[row], strict=True) if member),
+            set=tuple(c for c, member in zip(classes, members, strict=True) if member),
             p=sigmoid(float(verdict.margin[row])),
             score=sigmoid(float(verdict.score_logit[row])),
             stage=int(verdict.stage[row]),
@@ -199,9 +202,12 @@ def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:
     runnable = [name for name in by_speed if reasons[name] is None]
     if not runnable:
         raise TargetError(f"no target of this bundle can run here: {skipped}")
-    speed = manifest.targets[runnable[0]].images_per_s
-    why = f"{runnable[0]} is the fastest that can run here ({speed:.0f} images/s when built)"
-    return runnable[0], f"{why}; skipped {skipped}" if skipped else why
+    certified = [n for n in runnable if manifest.certificates[n].status == "CERTIFIED"]
+    best = (certified or runnable)[0]  # the others defer every image
+    kind = "certified one " if 0 < len(certified) < len(runnable) else ""
+    speed = manifest.targets[best].images_per_s
+    why = f"{best} is the fastest {kind}that can run here ({speed:.0f} images/s when built)"
+    return best, f"{why}; skipped {skipped}" if skipped else why
 
 
 def sigmoid(x: float) -> float:

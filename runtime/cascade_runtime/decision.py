@@ -137,7 +137,8 @@ def decide(exits: list[ExitOutputs], decision: Decision) -> Verdict:
     """
     if len(exits) != len(decision.exits):
         raise ValueError(f"{len(exits)} exits' outputs for a decision of {len(decision.exits)}")
-    parts = [decide_exit(outputs, decision, stage) for stage, outputs in enumerate(exits)]
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite defers
+        parts = [decide_exit(outputs, decision, stage) for stage, outputs in enumerate(exits)]
     verdict = parts[-1]
     for part in reversed(parts[:-1]):
         verdict = _where(passes_on(part), verdict, part)

@@ -24,7 +24,7 @@ ScoreKind = Literal["gate", "softmax"]
 Policy = Literal["certified", "softmax", "gate", "scrc-i", "scrc-t"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Status = Literal["CERTIFIED", "INFEASIBLE"]
-FLOAT32_MAX = 3.4028235e38  # the shortest decimal that reads as the largest one
+FLOAT32_MAX = 3.4028234663852886e38  # itself: shorter decimals lie beyond it as a binary64
 
 
 class MadeBy(msgspec.Struct, frozen=True, kw_only=True):

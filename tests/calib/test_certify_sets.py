@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from populations import from_margins, honest
 
-from cascade_calib.certify_sets import certify_sets
+from cascade_calib.certify_sets import _ties, certify_sets
 from cascade_calib.certify_target import certify_target, fit_rules
 from cascade_calib.collect import Collected
 from cascade_calib.path import Request
@@ -75,7 +75,7 @@ def test_runtime_decides_as_scrc_itself_to_the_last_tie(seed, policy, steps, n):
     if policy == "scrc-t":
         fitted = fit_transductive(gate, true, asked.coverage, asked.alpha)
     else:
-        ties = shared(leaving(decision, select)[0], n)
+        ties = _ties(leaving(decision, select)[0], asked, n)
         fitted = fit_inductive(gate, true, asked.coverage, asked.alpha, asked.delta, ties=ties)
     for data in (calib, new):
         verdict = decide(data.exits, decision)
@@ -84,12 +84,6 @@ def test_runtime_decides_as_scrc_itself_to_the_last_tie(seed, policy, steps, n):
         inside = fitted.prediction_set(gate, both)
         assert (verdict.in_set[verdict.accepted] == inside[verdict.accepted]).all()
         assert (verdict.acted == (inside.sum(axis=1) == 1)).all()
-
-
-def shared(gate, n):
-    """The ties that are allowed for: twice the most on the selection images; none if all differ."""
-    most = np.unique(gate, return_counts=True)[1].max()
-    return 0 if most == 1 else int(np.ceil(2 * most * n / len(gate)))
 
 
 def set_risk(decision, data):
@@ -165,7 +159,8 @@ def test_too_few_images_are_infeasible_and_say_how_many_are_needed(policy):
     assert c.status == "INFEASIBLE"
     assert all(rule.tau_logit is None for rule in decision.exits)
     assert c.accepted == c.sets.accepted == 0
-    assert "abel about" in c.advice and "alpha of" in c.advice
+    assert "label about" in c.advice and "alpha of" in c.advice
+    assert "second test" in c.advice
 
 
 @pytest.mark.parametrize("policy", SETS)
@@ -191,13 +186,48 @@ def test_decision_survives_the_manifest(policy):
 
 
 @pytest.mark.parametrize("policy", SETS)
-def test_promise_on_missed_positives_is_refused(policy):
-    rng = np.random.default_rng(2)
-    data = overconfident(200, rng)
+def test_promise_that_sets_do_not_make_is_refused_before_any_engine_runs(policy):
     with pytest.raises(ConfigError, match="--fnr"):
-        fit(data, overconfident(200, rng), request(policy, fnr=Fraction(1, 10)))
+        request(policy, fnr=Fraction(1, 10))
     with pytest.raises(ConfigError, match="coverage is 0"):
-        fit(data, overconfident(200, rng), request(policy, coverage="0"))
+        request(policy, coverage="0")
+
+
+def spoiled(n, rng, share):
+    """As `overconfident`, but this share of images gives no finite outputs."""
+    data = overconfident(n, rng)
+    bad = rng.random(n) < share
+    for out in data.exits:
+        out.gate[bad] = np.nan
+        out.logits[bad] = np.nan
+    return data
+
+
+def test_coverage_is_not_certified_where_too_many_outputs_are_not_finite():
+    """Two in a hundred are lost, and 99 % are asked for: it may pass for delta of the draws."""
+    rng = np.random.default_rng(12)
+    select = spoiled(300, rng, 0.02)
+    asked = request("scrc-i", alpha="2/5", delta="1/20", coverage="99/100")
+    passed = [fit(select, spoiled(600, rng, 0.02), asked)[1].status for _ in range(200)]
+    assert passed.count("CERTIFIED") / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+    _, c = fit(select, spoiled(600, rng, 0.02), asked)
+    assert c.status == "INFEASIBLE"
+    assert "outputs that are not finite" in c.advice
+
+
+def test_all_images_cannot_be_promised_and_that_is_said():
+    rng = np.random.default_rng(13)
+    asked = request("scrc-i", coverage="1")
+    _, c = fit(overconfident(300, rng), overconfident(600, rng), asked)
+    assert c.status == "INFEASIBLE" and "ask for less coverage" in c.advice
+
+
+def test_ties_elsewhere_do_not_move_the_operating_point():
+    rng = np.random.default_rng(14)
+    asked = request("scrc-i", coverage="3/5")
+    saturated = np.minimum(rng.random(1000), 0.9)  # a tenth of all at the top value
+    assert _ties(saturated, asked, 1000) == 1
+    assert _ties(np.round(saturated, 1), asked, 1000) > 100
 
 
 def test_promise_says_whether_it_holds_on_average_or_with_confidence():

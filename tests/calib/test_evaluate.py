@@ -10,9 +10,10 @@ from populations import from_margins, honest
 from rich.console import Console
 
 from cascade_calib.bootstrap import Interval
+from cascade_calib.borne_out import coverage_held, set_risk_held
 from cascade_calib.certify_target import Request, certify_target
 from cascade_calib.evaluate import conclusion, estimate, evaluate_collected, tables
-from cascade_runtime.manifest import FLOAT32_MAX, AcceptRule, Decision, Preprocess
+from cascade_runtime.manifest import FLOAT32_MAX, AcceptRule, Decision, Preprocess, SetCertificate
 
 REQUEST = Request(Fraction(1, 10), Fraction(1, 10), Fraction(1, 5))
 
@@ -188,3 +189,42 @@ def test_promise_of_sets_is_judged_by_their_risk(certified, policy, missed, says
     text = StringIO()
     Console(file=text, width=110).print(tables(result)[0])
     assert "set risk" in text.getvalue() and "ambiguous" in text.getvalue()
+
+
+def sets_certificate(certified, delta, accepted=700):
+    sets = SetCertificate(
+        accepted=accepted,
+        misses=30,
+        risk_upper=0.05,
+        coverage=0.7,
+        coverage_lower=0.7,
+        ambiguous=0,
+        empty=0,
+    )
+    return msgspec.structs.replace(
+        certified[1], alpha=0.05, delta=delta, coverage_floor=0.7, sets=sets
+    )
+
+
+def test_risk_of_one_calibration_above_a_promised_mean_is_no_contradiction(certified):
+    """Of SCRC-T's calibrations about half lie above alpha: exactly Beta(b + 1, m - b)."""
+    c = sets_certificate(certified, None)
+    rng = np.random.default_rng(0)
+    allowed = 35  # floor(701 * .05)
+    risks = rng.beta(allowed, 701 - allowed, 400)
+    words = [set_risk_held(c, int(rng.binomial(5000, r)), 5000) for r in risks]
+    assert words.count("contradicted") / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert words.count("not contradicted") > 100
+    strict = sets_certificate(certified, 0.1)
+    sterner = [set_risk_held(strict, int(rng.binomial(5000, r)), 5000) for r in risks]
+    assert sterner.count("contradicted") / 400 > 0.15
+
+
+def test_promised_share_of_accepted_images_is_judged(certified):
+    c = sets_certificate(certified, 0.1)
+    assert coverage_held(c, 700, 1000) == "held"
+    assert coverage_held(c, 690, 1000) == "not contradicted"
+    assert coverage_held(c, 76, 1000) == "contradicted"
+    assert coverage_held(c, 0, 0) == "nothing to judge"
+    assert coverage_held(sets_certificate(certified, None), 76, 1000) is None
+    assert coverage_held(certified[1], 76, 1000) is None

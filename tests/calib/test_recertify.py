@@ -91,6 +91,21 @@ def test_policy_can_be_changed_and_stays_until_it_is_changed_again(casts, bundle
             assert verdict.accepted.sum() == c.sets.accepted
 
 
+def test_delta_that_was_given_up_has_to_be_said_again(casts, bundle):
+    ask(casts, bundle, policy="scrc-t")
+    with pytest.raises(ConfigError, match="--delta is missing"):
+        ask(casts, bundle, policy="certified")
+    manifest, _ = ask(casts, bundle, policy="certified", delta=Fraction(1, 20))
+    assert {c.delta for c in manifest.certificates.values()} == {0.05}
+
+
+def test_promise_on_missed_positives_that_goes_is_spoken_of(casts, bundle):
+    ask(casts, bundle, fnr=Fraction(1, 5))
+    manifest, said = ask(casts, bundle, policy="scrc-i")
+    assert any("missed positives goes" in line for line in said)
+    assert {c.fnr_promised for c in manifest.certificates.values()} == {None}
+
+
 def test_numbers_asked_for_replace_the_old_ones(casts, bundle):
     manifest, _ = ask(
         casts,
