@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cascade_train.constraints import Constraints
 from cascade_train.loop import Epoch, FitConfig
 from cascade_train.scale import ScaleConfig
 
@@ -65,6 +66,22 @@ def test_two_processes_train_what_one_does_in_two_parts(kind: str, tmp_path: Pat
     assert [e.accuracy for e in found] == [e.accuracy for e in expected]
     assert [e.loss for e in found] == pytest.approx([e.loss for e in expected], abs=1e-5)
     assert_close(*(selected(tmp_path / name, kind == "lora") for name in ("one", "two")))
+    assert_close(*(load_file(tmp_path / name / "last.safetensors") for name in ("one", "two")))
+
+
+def test_shards_hold_live_weights_again_after_an_epoch_that_was_not_selected(
+    tmp_path: Path,
+) -> None:
+    """Judging leaves the averaged weights whole in FSDP2; training must not go on from them."""
+    free = Constraints(coverage=0.0, error=1.0, fnr=1.0)
+    config = replace(CONFIG, epochs=3, constraints=free)
+    sharded = replace(config, scale=ScaleConfig(sharded=True))
+    done = launch(tmp_path / "two", sharded)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "one").mkdir()
+    parts = replace(config, scale=ScaleConfig(accumulate=2))
+    train(tmp_path / "one", parts, False, False, False)
+    assert not all(e.selected for e in log(tmp_path / "two"))
     assert_close(*(load_file(tmp_path / name / "last.safetensors") for name in ("one", "two")))
 
 

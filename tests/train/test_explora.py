@@ -22,12 +22,13 @@ from transformers import DINOv3ViTModel
 from cascade_calib.splits_file import read_splits
 from cascade_runtime.errors import CascadeError, ConfigError, DataError
 from cascade_runtime.manifest import Preprocess
+from cascade_train.ancestry import refuse_seen
 from cascade_train.backbone import build_backbone
 from cascade_train.explora.command import explora
 from cascade_train.explora.config import DistillConfig, ExploraConfig
 from cascade_train.explora.images import held_out, read_unlabelled
 from cascade_train.explora.mae import MaeObjective
-from cascade_train.explora.output import check_unseen, load_adapted, read_explored, seen_images
+from cascade_train.explora.output import load_adapted, read_explored, seen_images
 from cascade_train.explora.run import ExploraRequest, ExploraResult, run_explora
 from cascade_train.presets import preset
 
@@ -261,11 +262,12 @@ def test_a_split_whose_val_images_took_part_is_refused(
 ) -> None:
     splits = read_splits(base_run / "splits.json")
     adapt_to(base_run, tmp_path / "train", weights)
-    check_unseen(tmp_path / "train", splits)
+    refuse_seen(tmp_path / "train", splits)
     adapt_to(square_folder, tmp_path / "all", weights)
     count = len(splits.of("val_select"))
-    with pytest.raises(DataError, match=f"{count} images of val_select took part"):
-        check_unseen(tmp_path / "all", splits)
+    for start in (tmp_path / "all", tmp_path / "all" / "backbone"):
+        with pytest.raises(DataError, match=f"{count} of {count} images of val_select have shaped"):
+            refuse_seen(start, splits)
 
 
 def test_folders_are_searched_to_the_bottom(photos: Path) -> None:

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from cascade_runtime.errors import CascadeError, ConfigError
+from cascade_runtime.errors import CascadeError, ConfigError, DataError
 from cascade_train.adapters import AdapterConfig
 from cascade_train.checkpoint import load_network, read_config
 from cascade_train.data import load_split_pixels
 from cascade_train.fit import FitRequest, run_fit
 from cascade_train.loop import FitConfig, predict
+from cascade_train.scale import ScaleConfig
 
 Fit = Callable[..., list[str]]
 replace = msgspec.structs.replace
@@ -237,6 +238,34 @@ def test_images_read_as_they_are_needed_train_the_same_network(
     assert found == (base_run / "model.safetensors").read_bytes()
     fit_squares(tmp_path / "run", decode=decode, resume=True)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == found
+
+
+def test_split_that_would_certify_on_images_seen_before_is_refused(
+    base_run: Path, adapted_run: Path, tmp_path: Path, fit_squares: Fit
+) -> None:
+    """Also through a run in between, and only where another split is asked for."""
+    for start in (base_run, adapted_run):
+        with pytest.raises(DataError, match=r"images of val_\w+ have shaped .*--split-seed"):
+            fit_squares(tmp_path / start.name, init=start, split_seed=1)
+        assert not (tmp_path / start.name / "config.json").exists()
+
+
+def test_run_of_another_version_is_not_resumed_and_says_why(run: Path, fit_squares: Fit) -> None:
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    config["fit"]["max_fnr"] = 0.2
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"another version of cascade-train .* max_fnr"):
+        fit_squares(run, resume=True)
+
+
+def test_batch_that_cannot_be_cut_is_refused_before_a_folder_is_claimed(
+    tmp_path: Path, fit_squares: Fit, quick: FitConfig
+) -> None:
+    odd = replace(quick, batch_size=15, scale=ScaleConfig(accumulate=2))
+    with pytest.raises(ConfigError, match="batch_size is 15"):
+        fit_squares(tmp_path / "run", config=odd)
+    assert not (tmp_path / "run").exists()
 
 
 def test_heads_alone_leave_the_backbone_as_it_was(

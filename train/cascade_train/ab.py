@@ -212,6 +212,7 @@ def _train(
     """The run of one arm and seed: the finished one, or one made now in a child process."""
     run = run_folder(out, arm, seed)
     if (done := read_outcome(run)) is not None:
+        _refuse_seen(config, run)
         say(f"{arm} seed {seed}: finished before, kept")
         return done
     file = run.with_suffix(".yaml")

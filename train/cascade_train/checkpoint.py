@@ -112,12 +112,17 @@ def save_tensors(
     try:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, header)
         temporary.replace(path)
-    except SafetensorError as error:  # what a full disk is, by then
-        raise ConfigError(
-            f"{path} cannot be written ({error}); what was there is kept. Make room, then --resume"
-        ) from error
+    except SafetensorError as error:
+        raise _unwritten(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: SafetensorError) -> ConfigError:
+    """What a full disk has become by then."""
+    return ConfigError(
+        f"{path} cannot be written ({error}); what was there is kept. Make room, then --resume"
+    )
 
 
 def save_selected(run: Path, model: nn.Module, *, write: bool = True) -> None:
@@ -130,7 +135,11 @@ def save_selected(run: Path, model: nn.Module, *, write: bool = True) -> None:
         temporary = run / ".adapter.part" if write else None
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        save_adapter(model, temporary)
+        try:
+            save_adapter(model, temporary)
+        except SafetensorError as error:
+            shutil.rmtree(run / ".adapter.part", ignore_errors=True)
+            raise _unwritten(run / "adapter", error) from error
         if temporary is None:
             return
         old = run / ".adapter.old"

@@ -149,6 +149,10 @@ def fit(
     from cascade_train.fit import run_fit
 
     flags = flag_values(context, PLACES, skip=("file", "out", "sets", "resume"))
+    adapter = [path for path in flags if path.startswith("adapter.")]
+    asked = file is not None or any(text.startswith("adapter") for text in sets)
+    if adapter and "adapter.kind" not in flags and not asked:
+        raise click.UsageError(f"{adapter[0]} is a setting of an adapter: give --adapter, too")
     request, config = request_of(train_config(file, flags, sets), out, resume)
     with shown() as progress:
         run_fit(request, config, progress=progress, say=lambda line: click.echo(line))

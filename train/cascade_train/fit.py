@@ -25,10 +25,12 @@ from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import Preprocess
 from cascade_train import checkpoint
 from cascade_train.adapters import AdapterConfig, add_adapter, share_text, trainable_share
+from cascade_train.ancestry import refuse_seen
 from cascade_train.augment_config import decode_spec
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import InitFrom, RunConfig
 from cascade_train.constraints import statement
+from cascade_train.curves import TensorBoardLog
 from cascade_train.data.contact_sheet import contact_sheet
 from cascade_train.data.decoded import decoded_split
 from cascade_train.data.readers import Reader, split_files
@@ -41,14 +43,11 @@ from cascade_train.data.sources import (
 )
 from cascade_train.data.splits import DEFAULT_FRACTIONS
 from cascade_train.exits import CascadeModel, check_exits
-from cascade_train.explora.output import (
-    check_unseen,
-    is_explored,
-    load_adapted,
-    read_explored,
-)
+from cascade_train.explora.output import is_explored, load_adapted, read_explored
+from cascade_train.features import HeadsOnly
 from cascade_train.gates import read_exits
 from cascade_train.loop import Epoch, FitConfig, fit
+from cascade_train.losses import exit_shares
 from cascade_train.presets import preset
 from cascade_train.recorder import Recorder
 from cascade_train.scale import Machine, ended
@@ -116,23 +115,33 @@ def run_fit(
         ConfigError, DataError: what was asked for cannot be done; the message says why.
     """
     began = time.monotonic()
-    torch.set_num_threads(request.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(request.threads or _threads())
     torch.manual_seed(config.seed)
     with ended(Machine(config.scale, config.amp)) as machine:
         if not machine.is_first:
             progress, say = None, lambda line: None
+        machine.shard.check(config.batch_size)
         if machine.is_first:
             _claim(request.out, request.resume)
         machine.wait()
         model, shape = _network(request, config)
         data = _data(request, shape, config, machine, progress, say)
-        log = _train(model, shape, data, request, config, machine, began, progress, say)
+        recorder = _recorder(model, request, machine, began)
+        log = _train(model, shape, data, request, config, machine, recorder, progress, say)
         best = [epoch for epoch in log if epoch.selected][-1]
         say(f"selected epoch {best.epoch + 1}: {_summary(best)}")
         if best.point is not None and not best.eligible:
             say(f"warning: {statement(best.point, config.constraints)}")
         scores = _scores(request.out, data.select, config, machine, say)
+        if recorder is not None:
+            recorder.finish()
     return FitResult(log, best, *trainable_share(model), scores)
+
+
+def _threads() -> int:
+    """This process's share of the cores."""
+    cores, processes = len(os.sched_getaffinity(0)), os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cores // int(processes))
 
 
 def _train(
@@ -142,7 +151,7 @@ def _train(
     request: FitRequest,
     config: FitConfig,
     machine: Machine,
-    began: float,
+    recorder: Recorder | None,
     progress: Progress | None,
     say: Say,
 ) -> list[Epoch]:
@@ -152,17 +161,19 @@ def _train(
         f"{share_text(model)} on {len(data.train.labels)} images"
         + (f", in {machine.world} processes" if machine.world > 1 else "")
     )
-    recorder = None
-    if machine.is_first:
-        some, total = trainable_share(model)
-        recorder = Recorder(request.out, trainable=some, parameters=total, began=began)
+
+    board = None
+    if config.tensorboard and machine.is_first:
+        board = TensorBoardLog(request.out / "tensorboard")
 
     def report(epoch: Epoch) -> None:
         say(_line(epoch, config))
+        if board is not None:
+            board.write(msgspec.to_builtins(epoch))
         if recorder is not None:
             recorder.epoch()
 
-    log = fit(
+    return fit(
         model,
         data.train,
         data.select,
@@ -173,9 +184,16 @@ def _train(
         report=report,
         machine=machine,
     )
-    if recorder is not None:
-        recorder.finish()
-    return log
+
+
+def _recorder(
+    model: nn.Module, request: FitRequest, machine: Machine, began: float
+) -> Recorder | None:
+    """Who notes time and memory: in the first process."""
+    if not machine.is_first:
+        return None
+    some, total = trainable_share(model)
+    return Recorder(request.out, trainable=some, parameters=total, began=began)
 
 
 def _scores(
@@ -211,6 +229,8 @@ def _claim(run: Path, resume: bool) -> None:
 
 def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
     """The network to train and the run's description (its classes are set once data is read)."""
+    if request.adapter is not None and config.freeze == "backbone":
+        raise ConfigError("freeze is backbone, which leaves an adapter nothing to adapt")
     if request.resume:
         return _resumed(request, config)
     init = None
@@ -242,8 +262,7 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         size = backbone.config.image_size
         model = CascadeModel(backbone, exits)
         shape = (name.name, exits, Preprocess(height=size, width=size))
-    for head in model.exits.heads:
-        head.joint_gate = config.loss.joint_gate
+    _prepare(model, config)
     described = RunConfig(
         preset=shape[0],
         exits=shape[1],
@@ -259,10 +278,25 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
     return (add_adapter(model, request.adapter) if request.adapter else model), described
 
 
+def _prepare(model: CascadeModel, config: FitConfig) -> None:
+    """What the settings say about the network itself."""
+    for head in model.exits.heads:
+        head.joint_gate = config.loss.joint_gate
+    exit_shares(config.loss, len(model.exits.heads))  # says so if they are not one an exit
+    if config.freeze == "backbone":
+        HeadsOnly(model)
+
+
 def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
     """The network of an unfinished run; its settings must be the ones it was started with."""
     shape = checkpoint.read_config(request.out)
-    asked, had = _as_json(config), dict(shape.fit)
+    asked, had = _leaves(_as_json(config)), _leaves(shape.fit)
+    if foreign := sorted(had.keys() - asked.keys()):
+        raise ConfigError(
+            f"{request.out} was made by another version of cascade-train (it has a setting "
+            f"{foreign[0]}) and cannot be resumed; start again with another --out, and with --init "
+            f"{request.out} if its weights are there"
+        )
     for key, now, then in _asked_again(request, shape):
         asked[key], had[key] = now, then
     changed = sorted(key for key in asked if asked[key] != had.get(key))
@@ -273,9 +307,18 @@ def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
             f"{asked[key]!r} now and was {had.get(key)!r}; give the same options as before"
         )
     model = checkpoint.start_network(request.out, shape)
-    for head in model.exits.heads:
-        head.joint_gate = config.loss.joint_gate
+    _prepare(model, config)
     return (add_adapter(model, shape.adapter) if shape.adapter else model), shape
+
+
+def _leaves(settings: Any, path: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path."""
+    if not isinstance(settings, dict) or not settings:
+        return {path: settings}
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _leaves(value, f"{path}.{key}" if path else key)
+    return found
 
 
 def _asked_again(request: FitRequest, shape: RunConfig) -> list[tuple[str, object, object]]:
@@ -290,6 +333,9 @@ def _asked_again(request: FitRequest, shape: RunConfig) -> list[tuple[str, objec
         ("image_size", request.image_size or shape.preprocess.height, shape.preprocess.height),
         ("positive", request.positive or shape.classes[1], shape.classes[1]),
     ]
+    if request.split_seed is not None:
+        drawn = load_splits(request.out / SPLITS_NAME).seed
+        pairs.append(("split_seed", request.split_seed, drawn))
     if request.fractions is not None:
         fractions = load_splits(request.out / SPLITS_NAME).fractions
         pairs.append(("splits", request.fractions, tuple(fractions.values())))
@@ -365,8 +411,9 @@ def _split(
         positive=request.positive,
         progress=progress,
     )
-    if request.init is not None and is_explored(request.init):
-        check_unseen(request.init, prepared.splits)
+    for start in (request.init, Path(request.weights)):
+        if start is not None:
+            refuse_seen(start, prepared.splits)
     say(prepared.summary())
     classes, train = prepared.splits.classes, prepared.pixels["train"]
     contact_sheet(train.pixels, train.labels, classes, run / "contact_sheet.png")

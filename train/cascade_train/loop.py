@@ -51,7 +51,8 @@ class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     lr: at its peak. warmup: share of steps spent rising to it. batch_size: images a step, over all
     processes. clip: largest norm of the gradient. ema: decay of the weight average. patience: stop
     after so many epochs without gain; 0: never. freeze: "backbone" trains the heads alone, on
-    features that are computed once. workers: processes that read and augment images.
+    features that are computed once. workers: processes that read and augment images. tensorboard:
+    also write RUN/tensorboard.
     """
 
     epochs: int = 12
@@ -65,6 +66,7 @@ class FitConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     amp: Amp = "auto"
     freeze: Literal["none", "backbone"] = "none"
     workers: int = 0
+    tensorboard: bool = False
     seed: int = 0
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
@@ -182,6 +184,7 @@ def _epochs(
         notes = load_state(run, trainer.bare, trainer.average.weights, trainer.optimizer)
         log = msgspec.convert(notes["log"], list[Epoch])
         trainer.average.count = notes["averaged"]
+        machine.restore_scaler(notes.get("scaler", {}))
     for epoch in range(len(log), config.epochs):
         if _out_of_patience(log, config.patience):  # here, so that a resumed run stops as well
             break
@@ -205,6 +208,7 @@ def _epochs(
             lines = b"".join(msgspec.json.encode(e) + b"\n" for e in log)
             write_atomic(run / "log.jsonl", lines)
         notes = {"log": msgspec.to_builtins(log), "averaged": trainer.average.count}
+        notes["scaler"] = machine.scaler_state()
         state = (trainer.average.weights, trainer.optimizer, notes)
         save_state(run, trainer.bare, *state, write=machine.is_first)
         machine.wait()
@@ -269,15 +273,15 @@ class _Trainer:
             if shard.parts > 1:  # as many streams as parts, whoever computes them
                 part = micro * shard.world + shard.rank
                 torch.manual_seed((config.seed * 1_000_003 + done) * shard.parts + part)
-            with machine.autocast():
-                outputs = self.model(inputs.to(machine.device))
-            losses = loss_parts(outputs, labels.to(machine.device), config.loss)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / shard.accumulate
-            if not math.isfinite(sum(sums.values())):
-                raise _diverged("the loss", config)
-            loss = torch.stack(list(losses.values())).sum()
-            machine.backward(self.model, loss, last=micro == shard.accumulate - 1)
+            with machine.part(self.model, last=micro == shard.accumulate - 1):
+                with machine.autocast():
+                    outputs = self.model(inputs.to(machine.device))
+                losses = loss_parts(outputs, labels.to(machine.device), config.loss)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / shard.accumulate
+                if not math.isfinite(sum(sums.values())):
+                    raise _diverged("the loss", config)
+                machine.backward(torch.stack(list(losses.values())).sum())
         machine.step(self.optimizer, trainable(self.bare).values(), config.clip)
         self.average.update(self.bare)
         return sums
@@ -370,6 +374,7 @@ def predict(
     found = [torch.cat(logits), torch.cat(gates)]
     if machine is not None:
         found = [machine.gather(part) for part in found]
+        machine.reshard(model)
     first, second = (_in_order(part.cpu(), world, len(inputs)) for part in found)
     return first, second
 

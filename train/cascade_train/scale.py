@@ -13,6 +13,7 @@ without the rescaling that a growing batch would need).
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from cascade_runtime.errors import ConfigError
 from cascade_train.data.loader import Shard
 
 Amp = Literal["auto", "bf16", "fp16", "none"]
+PREPARATION = datetime.timedelta(hours=12)  # that others wait while the first one decodes images
 _BLOCK = re.compile(r"(?:^|\.)backbone\.model\.layer\.(\d+)\.")
 
 
@@ -63,13 +65,14 @@ class Machine:
 
     def __init__(self, config: ScaleConfig, amp: Amp = "auto") -> None:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.config = config
         # Blocks behind the last exit and tokens for masks get no gradient; DDP must expect that.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         cpu = not torch.cuda.is_available()
-        self._accelerator = Accelerator(kwargs_handlers=[unused], cpu=cpu)
+        patient = InitProcessGroupKwargs(timeout=PREPARATION)
+        self._accelerator = Accelerator(kwargs_handlers=[unused, patient], cpu=cpu)
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         if config.sharded and self.world == 1:
@@ -102,15 +105,33 @@ class Machine:
         """Forward passes in the chosen precision."""
         return autocast(self.device, self.dtype)
 
-    def backward(self, model: nn.Module, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of one part; the processes exchange theirs at the last one."""
-        quiet: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    def part(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Around forward and backward of a part: the processes exchange gradients at the last."""
         if self.config.sharded:
             model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        elif not last:
-            quiet = self._accelerator.no_sync(model)
-        with quiet:
-            self._scaler.scale(loss / self.config.accumulate).backward()
+        elif self.world > 1 and not last:
+            return self._accelerator.no_sync(model)
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one part."""
+        self._scaler.scale(loss / self.config.accumulate).backward()
+
+    def reshard(self, model: nn.Module) -> None:
+        """After a forward pass without gradient FSDP2 keeps the outermost weights, and stale."""
+        if self.config.sharded:
+            for module in model.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's gradient scaling; empty in other precisions."""
+        return self._scaler.state_dict()
+
+    def restore_scaler(self, state: dict[str, Any]) -> None:
+        """Go on with such a state."""
+        if state:
+            self._scaler.load_state_dict(state)
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip: float
@@ -126,7 +147,7 @@ class Machine:
         """The mean of a number over all processes."""
         if self.world == 1:
             return value
-        number = torch.tensor(value, dtype=torch.float64 if self._has_double else torch.float32)
+        number = torch.tensor(value, dtype=torch.float64)
         total: Tensor = self._accelerator.reduce(number.to(self.device), "mean")
         return float(total)
 
@@ -141,19 +162,13 @@ class Machine:
         """Until every process is here."""
         self._accelerator.wait_for_everyone()
 
-    @property
-    def _has_double(self) -> bool:
-        return self.device.type != "mps"
-
 
 @contextlib.contextmanager
 def ended(machine: Machine) -> Iterator[Machine]:
     """Leave the process group in order when the training is over."""
-    try:
-        yield machine
-    finally:
-        if machine.world > 1:
-            torch.distributed.destroy_process_group()
+    yield machine  # after an error the others may wait in a collective: the process just ends
+    if machine.world > 1:
+        torch.distributed.destroy_process_group()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -212,11 +227,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     """Matrix products in this type; float32 turns it off."""
     on = dtype != torch.float32
     return torch.autocast(device.type, dtype if on else torch.bfloat16, enabled=on)
-
-
-def use_bf16(amp: Amp) -> bool:
-    """Whether the CPU computes in bfloat16: when asked, or on `auto` where it multiplies it."""
-    return precision(amp, torch.device("cpu")) == torch.bfloat16
 
 
 def precision(amp: Amp, device: torch.device) -> torch.dtype:

@@ -52,6 +52,15 @@ class Shard:
         """Into how many parts a step's batch is cut in all."""
         return self.world * self.accumulate
 
+    def check(self, batch_size: int) -> None:
+        """Refuse a batch that does not divide into equal parts."""
+        if batch_size < self.parts or batch_size % self.parts:
+            raise ConfigError(
+                f"batch_size is {batch_size}, which does not divide into {self.parts} equal parts "
+                f"({self.world} processes, {self.accumulate} accumulated); try "
+                f"{max(1, round(batch_size / self.parts)) * self.parts}"
+            )
+
 
 class Batches:
     """The batches of a run, epoch by epoch; `with` it, or `close` it, to end its workers.
@@ -80,12 +89,7 @@ class Batches:
     ) -> None:
         self.shard, images = shard or Shard(), len(reader.labels)
         parts = self.shard.parts
-        if batch_size < parts or batch_size % parts:
-            raise ConfigError(
-                f"batch_size is {batch_size}, which does not divide into {parts} equal parts "
-                f"({self.shard.world} processes, {self.shard.accumulate} accumulated); try "
-                f"{max(1, round(batch_size / parts)) * parts}"
-            )
+        self.shard.check(batch_size)
         if workers < 0:
             raise ConfigError(f"workers is {workers}, expected 0 or more")
         if images < parts:

@@ -22,8 +22,7 @@ import msgspec
 from safetensors import SafetensorError
 from transformers import DINOv3ViTModel
 
-from cascade_calib.splits_file import SPLITS, Splits
-from cascade_runtime.errors import ConfigError, DataError
+from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import MadeBy, Preprocess
 from cascade_train.backbone import build_backbone, quiet
 from cascade_train.checkpoint import InitFrom, write_atomic
@@ -156,24 +155,6 @@ def seen_images(out: Path) -> frozenset[str]:
         return frozenset(path.read_text(encoding="ascii").split())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); adapt again") from error
-
-
-def check_unseen(out: Path, splits: Splits) -> None:
-    """That no image kept for choosing, certifying or measuring took part in the adaptation.
-
-    Raises:
-        DataError: some did; says how many.
-    """
-    seen = seen_images(out)
-    for name in SPLITS:
-        taken = sum(entry.sha256 in seen for entry in splits.of(name))
-        if taken and name != "train":
-            raise DataError(
-                f"{taken} images of {name} took part in the adaptation {out}, so nothing proven "
-                "on them would hold. Adapt to the train images of a split (cascade-train data, "
-                "then explora --data with its splits.json), and fit with the same --seed and "
-                "--splits"
-            )
 
 
 def relative(path: Path, out: Path) -> str:
