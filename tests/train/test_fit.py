@@ -268,6 +268,22 @@ def test_batch_that_cannot_be_cut_is_refused_before_a_folder_is_claimed(
     assert not (tmp_path / "run").exists()
 
 
+def test_adapter_whose_weights_folder_has_changed_is_refused(
+    base_run: Path, tmp_path: Path, fit_squares: Fit
+) -> None:
+    folder = tmp_path / "weights"
+    backbone = load_network(base_run)[0].backbone
+    backbone.save_pretrained(folder)
+    shape = {"exits": (1, 2), "image_size": 32}
+    fit_squares(tmp_path / "run", weights=str(folder), adapter=AdapterConfig(rank=2), **shape)
+    load_network(tmp_path / "run")
+    with torch.no_grad():
+        backbone.norm.weight.add_(1.0)
+    backbone.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="holds other weights than"):
+        load_network(tmp_path / "run")
+
+
 def test_heads_alone_leave_the_backbone_as_it_was(
     base_run: Path, tmp_path: Path, fit_squares: Fit, quick: FitConfig
 ) -> None:

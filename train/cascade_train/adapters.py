@@ -173,7 +173,8 @@ def save_adapter(model: PeftModel, folder: Path | None) -> None:
     With None nothing is written: of several processes only one writes, but all have to call it.
     PEFT's own conversion of `pissa` and `olora` drops `modules_to_save`; this one keeps them.
     """
-    state = {key: full(value) for key, value in get_peft_model_state_dict(model).items()}
+    found = get_peft_model_state_dict(model).items()
+    state = {key: full(value, keep=folder is not None) for key, value in found}
     if folder is None:
         return
     config = copy.deepcopy(model.peft_config["default"])
@@ -183,8 +184,10 @@ def save_adapter(model: PeftModel, folder: Path | None) -> None:
         scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
         for name, layer in _lora_layers(model).items():
             a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
-            state[a] = torch.cat([state[a], layer.get_buffer("start_A")])
-            state[b] = torch.cat([state[b], -layer.get_buffer("start_B")], dim=1)
+            state[a] = torch.cat([state[a], layer.get_buffer("start_A").to(state[a].device)])
+            state[b] = torch.cat(
+                [state[b], -layer.get_buffer("start_B").to(state[b].device)], dim=1
+            )
         config.r *= 2
         config.lora_alpha = scale * config.r  # type: ignore[assignment]  # PEFT only divides by r
         config.use_rslora, config.init_lora_weights = False, True

@@ -35,7 +35,7 @@ from cascade_train.backbone import build_backbone
 from cascade_train.exits import CascadeModel
 from cascade_train.gates import attach_scores, new_scores
 from cascade_train.presets import preset
-from cascade_train.score_choice import Chosen
+from cascade_train.score_choice import Chosen, ScoreChoice
 from cascade_train.sharding import full, like
 
 FORMAT = "cascade-edge.run"
@@ -59,6 +59,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, str]
     data: str
     weights: str = "random"
+    weights_sha256: str = ""
     init: InitFrom | None = None
     adapter: AdapterConfig | None = None
     fit: dict[str, Any]
@@ -149,7 +150,8 @@ def save_selected(run: Path, model: nn.Module, *, write: bool = True) -> None:
         temporary.rename(run / "adapter")
         shutil.rmtree(old, ignore_errors=True)
     else:
-        state = {name: full(tensor) for name, tensor in model.state_dict().items()}
+        tensors = model.state_dict().items()
+        state = {name: full(tensor, keep=write) for name, tensor in tensors}
         if write:
             save_tensors(run / "model.safetensors", state)
 
@@ -177,6 +179,11 @@ def save_scores(run: Path, chosen: Chosen) -> None:
     write_atomic(run / "scores.json", data)
 
 
+def read_scores(run: Path) -> ScoreChoice:
+    """Which score each exit ships, and why."""
+    return msgspec.json.decode((run / "scores.json").read_bytes(), type=ScoreChoice)
+
+
 def load_network(run: Path, *, scores: bool = True) -> tuple[CascadeModel, RunConfig]:
     """The run's selected network in float32 and eval mode, adapters merged, and its config.
 
@@ -201,9 +208,24 @@ def load_network(run: Path, *, scores: bool = True) -> tuple[CascadeModel, RunCo
     return model.float().eval(), config
 
 
+def folder_sha256(weights: Path) -> str:
+    """SHA-256 over the safetensors files of a local weights folder; "" where it has none."""
+    files = sorted(weights.glob("*.safetensors")) if weights.is_dir() else []
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest() if files else ""
+
+
 def start_network(run: Path, config: RunConfig) -> CascadeModel:
     """The network that a run starts from: an earlier run's, or its preset with its weights."""
     if config.init is None:
+        if config.weights_sha256 and folder_sha256(Path(config.weights)) != config.weights_sha256:
+            raise ConfigError(
+                f"{config.weights} holds other weights than {run} started from, or none; restore "
+                "them, or train again"
+            )
         return _network(config, config.weights)
     return _load_init(run, config.init, config.exits)
 
@@ -252,10 +274,10 @@ def save_state(
     write: bool = True,
 ) -> None:
     """Write last.safetensors: trainable weights, their average, and the optimiser's moments."""
-    tensors = {f"model/{k}": full(v.detach()) for k, v in trainable(model).items()}
-    tensors |= {f"ema/{k}": full(v).clone() for k, v in average.items()}
+    tensors = {f"model/{k}": full(v.detach(), keep=write) for k, v in trainable(model).items()}
+    tensors |= {f"ema/{k}": full(v, keep=write).clone() for k, v in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{k}": full(v) for k, v in state.items()}
+        tensors |= {f"optimizer/{index}/{k}": full(v, keep=write) for k, v in state.items()}
     if write:
         save_tensors(run / "last.safetensors", tensors, {"notes": json.dumps(notes)})
 

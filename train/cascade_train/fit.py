@@ -201,15 +201,16 @@ def _scores(
 ) -> ScoreChoice:
     """Choose what each exit of the selected network ships as its score, and write it down."""
     machine.wait()
-    model, _ = checkpoint.load_network(run, scores=False)
-    chosen = choose_scores(
-        read_exits(model, select.pixels), select.labels, select.groups, config.scores
-    )
     if machine.is_first:
+        model, _ = checkpoint.load_network(run, scores=False)
+        seen = read_exits(model.to(machine.device), select.pixels)
+        chosen = choose_scores(seen, select.labels, select.groups, config.scores)
         checkpoint.save_scores(run, chosen)
-    for exit_ in chosen.choice.exits:
+    machine.wait()
+    choice = checkpoint.read_scores(run)
+    for exit_ in choice.exits:
         say(exit_.sentence)
-    return chosen.choice
+    return choice
 
 
 def _claim(run: Path, resume: bool) -> None:
@@ -269,13 +270,19 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         preprocess=shape[2],
         classes=("", ""),
         data=request.data,
-        weights=request.weights,
+        weights=_weights(request.weights),
+        weights_sha256=checkpoint.folder_sha256(Path(request.weights)),
         init=init,
         adapter=request.adapter,
         fit=_as_json(config),
         made_by=made_by(config.seed),
     )
     return (add_adapter(model, request.adapter) if request.adapter else model), described
+
+
+def _weights(weights: str) -> str:
+    """A folder by its whole path, which means the same from everywhere."""
+    return str(Path(weights).resolve()) if Path(weights).is_dir() else weights
 
 
 def _prepare(model: CascadeModel, config: FitConfig) -> None:
@@ -325,7 +332,7 @@ def _asked_again(request: FitRequest, shape: RunConfig) -> list[tuple[str, objec
     """(field, as asked now, as the run has it) of what must not change; None asks for nothing."""
     pairs = [
         ("data", request.data, shape.data),
-        ("weights", request.weights, shape.weights),
+        ("weights", _weights(request.weights), shape.weights),
         ("adapter", _as_json(request.adapter), _as_json(shape.adapter)),
         ("init", *(str(p) if p else None for p in _init_paths(request, shape))),
         ("preset", request.preset or shape.preset, shape.preset),

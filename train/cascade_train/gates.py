@@ -103,6 +103,7 @@ def read_exits(
         DataError: an output is not finite.
     """
     model.eval()
+    device = next(model.parameters()).device
     seen: list[list[Tensor]] = []
     hooks = [
         head.classifier.register_forward_pre_hook(lambda _, args: seen[-1].append(args[0]))
@@ -112,15 +113,20 @@ def read_exits(
     try:
         for start in range(0, len(pixels), batch_size):
             seen.append([])
-            outputs.append(model(torch.from_numpy(pixels[start : start + batch_size])))
+            batch = torch.from_numpy(pixels[start : start + batch_size]).to(device)
+            outputs.append(model(batch))
     finally:
         for hook in hooks:
             hook.remove()
     return [
         ExitReadout(
-            features=torch.cat([batch[i] for batch in seen]).float().numpy(),
-            logits=torch.cat([batch[i].logits for batch in outputs]).float().numpy(),
-            gate=torch.cat([batch[i].gate for batch in outputs]).float().numpy(),
+            features=_array([batch[i] for batch in seen]),
+            logits=_array([batch[i].logits for batch in outputs]),
+            gate=_array([batch[i].gate for batch in outputs]),
         )
         for i in range(len(hooks))
     ]
+
+
+def _array(parts: list[Tensor]) -> Float32:
+    return np.asarray(torch.cat(parts).float().cpu().numpy())

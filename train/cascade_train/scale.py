@@ -96,9 +96,9 @@ class Machine:
         if self.config.compile:
             for block in blocks(model):
                 block.compile()
-        model.to(self.device)
         if self.config.sharded:
-            return _shard(model)
+            return _shard(model, self.device)
+        model.to(self.device)
         return self._accelerator.prepare(model) if self.world > 1 else model  # type: ignore[no-any-return]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -250,11 +250,13 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-def _shard(model: nn.Module) -> nn.Module:
-    """FSDP2, block by block: what is whole at any time is one block's weights."""
+def _shard(model: nn.Module, device: torch.device) -> nn.Module:
+    """FSDP2, block by block: what is whole on the device at any time is one block's weights."""
     from torch.distributed.fsdp import fully_shard
 
     empty = {p for p in model.parameters() if not p.numel()}  # FSDP2 cannot cut these
+    for parameter in empty:
+        parameter.data = parameter.data.to(device)
     for block in blocks(model):
         fully_shard(block)
     fully_shard(model, ignored_params=empty)

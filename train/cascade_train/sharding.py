@@ -8,10 +8,15 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, where this process holds a shard of it; every process has to ask."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole
+def full(tensor: Tensor, *, keep: bool = True) -> Tensor:
+    """The whole tensor, where this process holds a shard of it; every process has to ask.
+
+    It is put into host memory: with `keep` alone, as a process that does not write needs none.
+    """
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    whole: Tensor = tensor.full_tensor()
+    return whole.cpu() if keep else whole.new_empty(0)
 
 
 def like(value: Tensor, tensor: Tensor) -> Tensor:
