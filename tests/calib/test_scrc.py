@@ -73,6 +73,16 @@ def test_full_sets_are_admitted_to_promise_nothing():
     assert "Every set is full" in fit_transductive(s[1:], s[1:], 0.7, 0.05).advice
 
 
+def test_bound_on_the_risk_does_not_profit_from_tied_nonconformities():
+    """Ties at the limit leave fewer errors than were allowed; the limit was chosen with those."""
+    rng = np.random.default_rng(17)
+    gate, s = rng.random(300), rng.integers(0, 10, 300) / 10
+    tied = fit_inductive(gate, s, 0.7, 0.2, 0.1)
+    spread = fit_inductive(gate, s + 1e-6 * rng.random(300), 0.7, 0.2, 0.1)
+    assert tied.errors < spread.errors
+    assert tied.risk_upper == spread.risk_upper <= 0.2
+
+
 def test_rank_allows_the_errors_a_binomial_test_leaves():
     rng = np.random.default_rng(2)
     gate, s = rng.random(1000), rng.random(1000)

@@ -133,6 +133,18 @@ def test_auto_takes_the_fastest_that_runs_here(
     assert f"skipped {OPENVINO}: openvino is not installed; pip install openvino" in why
 
 
+def test_auto_prefers_a_certified_target_to_a_faster_one_that_defers_everything(
+    template: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block(monkeypatch, {})
+    replace = msgspec.structs.replace
+    certificates = dict(template.manifest.certificates)
+    certificates[OPENVINO] = replace(certificates[OPENVINO], status="INFEASIBLE")
+    certificates[ONNX] = replace(certificates[ONNX], status="CERTIFIED")
+    name, why = choose_target(replace(template.manifest, certificates=certificates))
+    assert name == ONNX and "fastest certified one" in why
+
+
 def test_target_that_cannot_run_is_refused_with_the_reason(
     template: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
