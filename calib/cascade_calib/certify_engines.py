@@ -20,7 +20,14 @@ from cascade_calib.labelled import Loaded, Progress
 from cascade_calib.report import Evidence
 from cascade_calib.words import percent
 from cascade_runtime import golden
-from cascade_runtime.manifest import Certificate, Decision, Preprocess, StageInfo, Target
+from cascade_runtime.manifest import (
+    Certificate,
+    Decision,
+    Preprocess,
+    StageInfo,
+    Target,
+    stage_inputs,
+)
 from cascade_runtime.preprocess import Pixels
 from cascade_runtime.stages import Stages
 
@@ -78,6 +85,7 @@ def certify_engines(
         request=request,
         preprocess=preprocess,
         engines=engines,
+        inputs=stage_inputs(infos),
         calibration_uses=calibration_uses,
     )
     speed = _images_per_s(stages, decision, select.pixels[:SPEED_IMAGES])

@@ -38,6 +38,7 @@ from cascade_runtime.manifest import (
     Policy,
     Preprocess,
     ScoreKind,
+    StageInput,
     binding,
 )
 
@@ -52,6 +53,7 @@ def certify_target(
     request: Request,
     preprocess: Preprocess,
     engines: dict[str, str],
+    inputs: Sequence[StageInput] = (),
     calibration_uses: int = 1,
 ) -> tuple[Decision, Certificate]:
     """Choose and prove the thresholds of one target of a bundle.
@@ -59,6 +61,7 @@ def certify_target(
     Args:
         stage_costs: what running each stage on one image costs, in any one unit.
         engines: path in the bundle to SHA-256, of the engines that `select` and `calib` came from.
+        inputs: what each of them takes (`manifest.stage_inputs`); may be left out for one network.
         calibration_uses: how often these calibration images have been asked, this time included.
 
     Returns:
@@ -76,7 +79,7 @@ def certify_target(
         certificate,
         calibration_uses=calibration_uses,
         engines=dict(sorted(engines.items())),
-        binding=binding(preprocess, decision, engines),
+        binding=binding(preprocess, decision, engines, inputs),
     )
 
 

@@ -168,14 +168,16 @@ def _check_certificate(manifest: Manifest, name: str, hashes: dict[str, str]) ->
         if certificate.engines[path] != hashes[path]:
             raise BundleError(f"{path}: not the engine that {name!r} was certified on; {again}")
     try:
-        binding = manifests.binding(manifest.preprocess, decision, certificate.engines)
+        inputs = manifests.stage_inputs(manifest.stages)
+        binding = manifests.binding(manifest.preprocess, decision, certificate.engines, inputs)
     except OverflowError as error:
         raise BundleError(
             f"{MANIFEST}: decision of {name!r} has a number beyond float32; {again}"
         ) from error
     if certificate.binding != binding:
         raise BundleError(
-            f"{MANIFEST}: preprocess or decision of {name!r} is not what was certified; {again}"
+            f"{MANIFEST}: preprocess, decision or inputs of {name!r} are not what was certified; "
+            f"{again}"
         )
     open_exits = [rule for rule in decision.exits if rule.tau_logit is not None]
     if certificate.status != "CERTIFIED" and open_exits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -21,6 +22,7 @@ FORMAT_MAJOR = 1
 FORMAT_VERSION = "1.0"
 
 ScoreKind = Literal["gate", "softmax"]
+StageInput = Literal["pixels", "tokens"]
 Policy = Literal["certified", "softmax", "gate", "scrc-i", "scrc-t"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Status = Literal["CERTIFIED", "INFEASIBLE"]
@@ -63,7 +65,11 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage: the blocks it holds and what it costs, in multiply-adds an image."""
+    """One stage: the blocks it holds and what it costs, in multiply-adds an image.
+
+    input: what it takes; None is what `stage_inputs` says. A later stage that takes pixels begins
+    another network.
+    """
 
     name: str
     blocks: tuple[int, int]
@@ -71,6 +77,7 @@ class StageInfo(msgspec.Struct, frozen=True, kw_only=True):
     macs: int
     tokens: int
     width: int
+    input: StageInput | None = None
 
 
 class TargetStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +208,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     certificates: dict[str, Certificate]
 
 
+def stage_inputs(stages: Iterable[StageInfo]) -> tuple[StageInput, ...]:
+    """What each stage takes: pixels the first, the tokens of the one before unless it says so."""
+    inputs = [stage.input or "tokens" for stage in stages]
+    return ("pixels", *inputs[1:])
+
+
+def last_network(inputs: Sequence[StageInput]) -> int:
+    """Where the last network begins: stage 0, but in a two-model cascade the second model's."""
+    return max(stage for stage, kind in enumerate(inputs) if kind == "pixels")
+
+
 def encode(manifest: Manifest) -> bytes:
     """JSON, indented for people, numbers as shortest round-trip decimals."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
@@ -249,6 +267,8 @@ def _check(manifest: Manifest) -> None:
             if name not in table:
                 raise BundleError(f"manifest.json: no decision or certificate for {name!r}")
         _check_decision(name, manifest.decision[name], len(manifest.stages))
+    if manifest.stages and manifest.stages[0].input == "tokens":
+        raise BundleError("manifest.json: stages[0].input is 'tokens', the first takes pixels")
     size = manifest.preprocess
     if min(size.height, size.width, size.max_pixels) < 1:
         raise BundleError("manifest.json: preprocess.height, width and max_pixels must be >= 1")
@@ -275,17 +295,28 @@ def _bits(value: float | None) -> str:
     return struct.pack(">f", float("inf") if value is None else value).hex()
 
 
-def binding(preprocess: Preprocess, decision: Decision, engines: dict[str, str]) -> str:
+def binding(
+    preprocess: Preprocess,
+    decision: Decision,
+    engines: dict[str, str],
+    inputs: Sequence[StageInput] = (),
+) -> str:
     """The hash that ties a certificate to everything its promise depends on.
 
-    SHA-256 over the lines of docs/bundle-format.md, "Binding": the preprocessing, the decision's
-    numbers as float32 bits, and the SHA-256 of each engine file, in path order.
+    SHA-256 over the lines of docs/bundle-format.md, "Binding": the preprocessing, what the stages
+    take where a later one takes pixels, the decision's numbers as float32 bits, and the SHA-256 of
+    each engine file, in path order.
+
+    Args:
+        inputs: from `stage_inputs`; may be left out for one network.
     """
     p = preprocess
     lines = [
         f"preprocess {p.width} {p.height} {p.color} {p.exif} {p.resize} {p.crop}",
-        f"policy {decision.policy} {_bits(decision.set_logit)}",
     ]
+    if "pixels" in inputs[1:]:
+        lines.append(f"inputs {' '.join(inputs)}")
+    lines.append(f"policy {decision.policy} {_bits(decision.set_logit)}")
     if decision.accept is not None:
         accept = decision.accept
         lines.append(f"accept {_bits(accept.tau_logit)} {_bits(accept.set_logit_at)}")

@@ -2,7 +2,8 @@
 
 In: uint8 pixels [B, H, W, 3]. Out: each exit's outputs, or a verdict an image. Certification and
 the benchmark run `forward_all`, the product runs `forward`; the decision rule is
-`cascade_runtime.decision` in both.
+`cascade_runtime.decision` in both. A stage takes the tokens of the one before it or, where another
+network begins, the pixels again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cascade_runtime.decision import (
 )
 from cascade_runtime.engines import Engine
 from cascade_runtime.errors import BundleError
-from cascade_runtime.manifest import Decision, Manifest, Target
+from cascade_runtime.manifest import Decision, Manifest, StageInput, Target, stage_inputs
 
 # What is left after an exit is a few images: every small size is there, so that they go in one run.
 BATCH_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
@@ -39,9 +40,19 @@ class Stages:
     prepares itself anew for each size that it meets, and a bounded set can be warmed up.
     """
 
-    def __init__(self, engines: Sequence[Engine], batch_sizes: Sequence[int] = BATCH_SIZES) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+        inputs: Sequence[StageInput] | None = None,
+    ) -> None:
+        """Args: inputs: what each engine takes; default one network, pixels and then tokens."""
         if not engines:
             raise ValueError("engines is empty, a cascade has at least one stage")
+        later: Sequence[StageInput] = ["tokens"] * (len(engines) - 1)
+        self.inputs: tuple[StageInput, ...] = ("pixels", *later) if inputs is None else (*inputs,)
+        if len(self.inputs) != len(engines) or self.inputs[0] != "pixels":
+            raise ValueError(f"inputs is {inputs!r}, needs one an engine and pixels first")
         if 1 not in batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f"batch_sizes is {batch_sizes!r}, needs 1 and nothing below it")
         self.engines = tuple(engines)
@@ -53,13 +64,13 @@ class Stages:
         Args:
             pixels: uint8 [B, H, W, 3]; B may be 0.
         """
-        hidden: npt.NDArray[Any] = _check(pixels)
+        batch: npt.NDArray[Any] = _check(pixels)
         exits = []
-        for stage in range(len(self.engines)):
-            outputs, tokens = self._run(stage, hidden)
+        for stage, kind in enumerate(self.inputs):
+            outputs, tokens = self._run(stage, pixels if kind == "pixels" else batch)
             exits.append(outputs)
             if tokens is not None:
-                hidden = tokens
+                batch = tokens
         return exits
 
     def forward(
@@ -78,22 +89,25 @@ class Stages:
             raise ValueError(
                 f"decision has {len(decision.exits)} exits, the cascade {len(self.engines)} stages"
             )
-        hidden: npt.NDArray[Any] = _check(pixels)
+        batch: npt.NDArray[Any] = _check(pixels)
         verdict = _blank(len(pixels))
         going = np.arange(len(pixels))
         for stage in range(len(self.engines)):
             started = time.perf_counter()
-            outputs, tokens = self._run(stage, hidden)
+            outputs, tokens = self._run(stage, batch)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite defers
                 part = decide_exit(outputs, decision, stage)
             _write(verdict, going, part)
             onward = passes_on(part)
             if on_stage is not None:
                 on_stage(stage, len(going), time.perf_counter() - started)
-            if tokens is None or not onward.any():
+            if stage == len(self.engines) - 1 or not onward.any():
                 break
             going = going[onward]
-            hidden = tokens if onward.all() else tokens[onward]
+            if tokens is None:  # the next stage takes pixels
+                batch = pixels if len(going) == len(pixels) else pixels[going]
+            else:
+                batch = tokens if onward.all() else tokens[onward]
         return verdict
 
     def warm_up(self, height: int, width: int) -> None:
@@ -109,10 +123,10 @@ class Stages:
                 break
 
     def _run(self, stage: int, batch: npt.NDArray[Any]) -> tuple[ExitOutputs, Float32 | None]:
-        """One stage over any number of images; its exit's outputs, and tokens but at the end."""
-        last = stage == len(self.engines) - 1
-        engine = self.engines[stage]
-        runs = [_take(engine.run(piece), stage, len(piece), last) for piece in self._pieces(batch)]
+        """One stage over any number of images; its exit's outputs, and tokens if any are taken."""
+        handed = self.inputs[stage + 1 : stage + 2] == ("tokens",)
+        run = self.engines[stage].run
+        runs = [_take(run(piece), stage, len(piece), handed) for piece in self._pieces(batch)]
         if not runs:
             empty = np.zeros((0, 1, 1), dtype=np.float32)
             return ExitOutputs(empty[:, 0, :].repeat(2, 1), empty[:, 0, 0]), None
@@ -144,11 +158,21 @@ def load_stages(
     Raises:
         TargetError: the target cannot run here.
     """
-    return load_target(manifest.targets[target_name], read, threads)
+    inputs = stage_inputs(manifest.stages)
+    return load_target(manifest.targets[target_name], read, threads, inputs)
 
 
-def load_target(target: Target, read: Callable[[str], bytes], threads: int | None = None) -> Stages:
-    """The stages of a target that need not be in a bundle yet: certification runs before one."""
+def load_target(
+    target: Target,
+    read: Callable[[str], bytes],
+    threads: int | None = None,
+    inputs: Sequence[StageInput] | None = None,
+) -> Stages:
+    """The stages of a target that need not be in a bundle yet: certification runs before one.
+
+    Args:
+        inputs: what each stage takes; default one network, pixels and then tokens.
+    """
     loaded = []
     for stage in target.stages:
         files = {path: read(path) for path in stage.files}
@@ -162,7 +186,7 @@ def load_target(target: Target, read: Callable[[str], bytes], threads: int | Non
                 threads=threads,
             )
         )
-    return Stages(loaded)
+    return Stages(loaded, inputs=inputs)
 
 
 def _check(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -172,7 +196,7 @@ def _check(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _take(
-    outputs: dict[str, Float32], stage: int, size: int, last: bool
+    outputs: dict[str, Float32], stage: int, size: int, handed: bool
 ) -> tuple[Float32, Float32, Float32 | None]:
     """The named outputs of one run, checked: a wrong engine must not pass for a right answer."""
     wanted = {"logits": (size, 2), "gate": (size,)}
@@ -184,8 +208,8 @@ def _take(
                 f"stage {stage}: output {name!r} is {found}, expected float32 {shape}; "
                 "rebuild the bundle with cascade-compile bundle"
             )
-    tokens = None if last else outputs.get("tokens")
-    if not last and (tokens is None or len(tokens) != size):
+    tokens = outputs.get("tokens") if handed else None
+    if handed and (tokens is None or len(tokens) != size):
         raise BundleError(
             f"stage {stage}: output 'tokens' is missing or has the wrong batch; "
             "rebuild the bundle with cascade-compile bundle"

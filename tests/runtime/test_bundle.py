@@ -209,14 +209,14 @@ def test_changed_threshold_is_refused(sample: Sample, no_engine: None) -> None:
     nudged = float(np.nextafter(np.float32(first), np.float32(-9)))
     decision = {**sample.manifest.decision, ONNX: make_decision((nudged, second))}
     rewrite(sample.path, msgspec.structs.replace(sample.manifest, decision=decision))
-    with pytest.raises(BundleError, match=f"preprocess or decision of '{ONNX}'"):
+    with pytest.raises(BundleError, match=f"preprocess, decision or inputs of '{ONNX}'"):
         Cascade.open(sample.path)
 
 
 def test_changed_preprocessing_is_refused(sample: Sample, no_engine: None) -> None:
     other = msgspec.structs.replace(sample.manifest.preprocess, resize="bicubic")
     rewrite(sample.path, msgspec.structs.replace(sample.manifest, preprocess=other))
-    with pytest.raises(BundleError, match="preprocess or decision"):
+    with pytest.raises(BundleError, match="preprocess, decision or inputs"):
         Cascade.open(sample.path)
 
 
@@ -230,6 +230,14 @@ def test_number_beyond_float32_is_refused(sample: Sample) -> None:
     decision = {**sample.manifest.decision, ONNX: make_decision((1e39, None))}
     rewrite(sample.path, msgspec.structs.replace(sample.manifest, decision=decision))
     with pytest.raises(BundleError, match="beyond float32"):
+        Bundle.open(sample.path)
+
+
+def test_stage_that_takes_pixels_instead_of_tokens_is_refused(sample: Sample) -> None:
+    first, second = sample.manifest.stages
+    stages = (first, msgspec.structs.replace(second, input="pixels"))
+    rewrite(sample.path, msgspec.structs.replace(sample.manifest, stages=stages))
+    with pytest.raises(BundleError, match=r"inputs of .* are not what was certified"):
         Bundle.open(sample.path)
 
 

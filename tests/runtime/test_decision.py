@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cascade_runtime.decision import ExitOutputs, Reason, Verdict, decide, decide_exit
-from cascade_runtime.manifest import AcceptRule, Decision, ExitRule
+from cascade_runtime.errors import BundleError
+from cascade_runtime.manifest import AcceptRule, Decision, ExitRule, StageInput
 from cascade_runtime.stages import Stages
 
 from .conftest import gate_rule
@@ -107,17 +108,21 @@ def test_score_at_the_accepting_threshold_has_the_other_set_bound() -> None:
 
 @dataclass
 class Table:
-    """An engine that answers from a table; the token of an image is its row there."""
+    """An engine that answers from a table. An image's pixels are its row there, its tokens -row."""
 
     exits: ExitOutputs
-    last: bool
+    last: bool  # whether it gives no tokens
+    takes: StageInput | None = None  # None: the one or the other
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        kind = "pixels" if batch.dtype == np.uint8 else "tokens"
+        assert (batch.ndim, batch.dtype) == ((4, np.uint8) if kind == "pixels" else (3, np.float32))
+        assert self.takes in (None, kind)
         first = batch.reshape(len(batch), -1)[:, 0]
-        rows = first.astype(np.intp)
+        rows = (first if kind == "pixels" else -first).astype(np.intp)
         found = {"logits": self.exits.logits[rows], "gate": self.exits.gate[rows]}
         if not self.last:
-            found["tokens"] = first.astype(np.float32).reshape(-1, 1, 1)
+            found["tokens"] = -rows.astype(np.float32).reshape(-1, 1, 1)
         return found
 
 
@@ -195,6 +200,29 @@ def test_early_exit_decides_as_one_image_at_a_time(
     _assert_same(verdict, decide(stages.forward_all(pixels), decision))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(max_examples=150)
+@given(cascades(), st.data())
+def test_early_exit_decides_the_same_whatever_the_stages_take(
+    case: tuple[list[ExitOutputs], Decision], data: st.DataObject
+) -> None:
+    exits, decision = case
+    count, kinds = len(exits[0].gate), st.sampled_from(["pixels", "tokens"])
+    inputs: list[StageInput] = ["pixels", *(data.draw(kinds) for _ in exits[1:])]
+    handed = [kind == "tokens" for kind in inputs[1:]] + [False]
+    spare = data.draw(st.booleans())  # tokens that nobody takes
+    tables = [
+        Table(out, not (hands or spare), kind)
+        for out, hands, kind in zip(exits, handed, inputs, strict=True)
+    ]
+    stages = Stages(tables, inputs=inputs)
+    pixels = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
+    verdict = stages.forward(pixels, decision)
+    found = list(zip(verdict.label, verdict.stage, verdict.reason, strict=True))
+    assert found == [reference(exits, decision, row) for row in range(count)]
+    _assert_same(verdict, decide(stages.forward_all(pixels), decision))
+
+
 def _assert_same(first: Verdict, second: Verdict) -> None:
     for field in ("label", "stage", "reason", "in_set", "score_logit", "margin"):
         np.testing.assert_array_equal(getattr(first, field), getattr(second, field), field)
@@ -209,3 +237,29 @@ def test_only_images_that_did_not_exit_reach_the_next_stage() -> None:
     verdict = stages.forward(pixels, decision, lambda stage, n, _: seen.append((stage, n)))
     assert seen == [(0, 5), (1, 3)]
     assert verdict.label.tolist() == [1, 0, 1, 0, 0]
+
+
+def test_only_images_that_did_not_exit_reach_the_second_model() -> None:
+    exits = [outputs([(0.0, 5.0)] * 5, [9, -9, 9, -9, -9]), outputs([(5.0, 0.0)] * 5, [9] * 5)]
+    decision = Decision(policy="certified", exits=(gate_rule(0.0), gate_rule(0.0)), set_logit=0.0)
+    seen: list[tuple[int, int]] = []
+    pixels = np.arange(5, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
+    tables = [Table(out, True, "pixels") for out in exits]
+    stages = Stages(tables, inputs=("pixels", "pixels"))
+    verdict = stages.forward(pixels, decision, lambda stage, n, _: seen.append((stage, n)))
+    assert seen == [(0, 5), (1, 3)]
+    assert verdict.label.tolist() == [1, 0, 1, 0, 0]
+
+
+def test_stage_that_gives_no_tokens_to_one_that_takes_them_is_refused() -> None:
+    out = outputs([(0.0, 5.0)], [9])
+    stages = Stages([Table(out, True)] * 2)
+    with pytest.raises(BundleError, match="stage 0: output 'tokens' is missing"):
+        stages.forward_all(np.zeros((1, 1, 1, 3), np.uint8))
+
+
+@pytest.mark.parametrize("inputs", [(), ("pixels",), ("tokens", "pixels"), ("pixels",) * 3])
+def test_inputs_that_do_not_fit_the_engines_are_refused(inputs: tuple[StageInput, ...]) -> None:
+    table = Table(outputs([(0.0, 5.0)], [9]), False)
+    with pytest.raises(ValueError, match="needs one an engine and pixels first"):
+        Stages([table, table], inputs=inputs)

@@ -23,7 +23,7 @@ SPECIFICATION = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_t
 PREPROCESS = manifest.Preprocess(height=64, width=48)
 
 
-def edited(sample: Sample, *path: str, value: Any = None, drop: bool = False) -> bytes:
+def edited(sample: Sample, *path: str | int, value: Any = None, drop: bool = False) -> bytes:
     """The sample's manifest as JSON with one value replaced or dropped."""
     tree = json.loads(manifest.encode(sample.manifest))
     node = tree
@@ -79,10 +79,12 @@ def test_unknown_fields_are_ignored(template: Sample) -> None:
         (("preprocess", "height"), 0, "must be >= 1"),
         (("preprocess", "color"), "BGR", "color"),
         (("model", "classes"), ["one"], "classes"),
+        (("stages", 0, "input"), "tokens", r"stages\[0\].input is 'tokens'"),
+        (("stages", 1, "input"), "images", "input"),
     ],
 )
 def test_wrong_field_is_refused_by_name(
-    template: Sample, path: tuple[str, ...], value: Any, message: str
+    template: Sample, path: tuple[str | int, ...], value: Any, message: str
 ) -> None:
     with pytest.raises(BundleError, match=message):
         manifest.decode(edited(template, *path, value=value))
@@ -123,6 +125,45 @@ def test_binding_of_sets_is_the_text_of_the_specification() -> None:
     text = "".join([lines[0], block, *lines[2:]])
     expected = hashlib.sha256(text.encode()).hexdigest()
     assert manifest.binding(PREPROCESS, decision, {"b/x": "bb", "a/x": "aa"}) == expected
+
+
+def test_binding_of_two_models_is_the_text_of_the_specification() -> None:
+    decision = make_decision((2.0, None))
+    blocks = SPECIFICATION.split("### Binding")[1].split("```")
+    example, line = (blocks[i].removeprefix("\n") for i in (3, 7))
+    first, rest = example.split("\n", 1)
+    expected = hashlib.sha256(f"{first}\n{line}{rest}".encode()).hexdigest()
+    engines = {"b/x": "bb", "a/x": "aa"}
+    assert manifest.binding(PREPROCESS, decision, engines, ("pixels", "pixels")) == expected
+
+
+def test_binding_of_one_network_says_nothing_of_inputs(template: Sample) -> None:
+    inputs = manifest.stage_inputs(template.manifest.stages)
+    assert inputs == ("pixels", "tokens")
+    decision = make_decision((2.0, None))
+    plain = manifest.binding(PREPROCESS, decision, {})
+    assert manifest.binding(PREPROCESS, decision, {}, inputs) == plain
+
+
+def test_stage_without_input_takes_what_it_took_before_there_was_one(template: Sample) -> None:
+    tree = json.loads(manifest.encode(template.manifest))
+    for stage in tree["stages"]:
+        del stage["input"]
+    read = manifest.decode(json.dumps(tree).encode())
+    assert manifest.stage_inputs(read.stages) == ("pixels", "tokens")
+    tree["stages"][1]["input"] = "pixels"
+    read = manifest.decode(json.dumps(tree).encode())
+    assert manifest.stage_inputs(read.stages) == ("pixels", "pixels")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "start"),
+    [(("pixels",), 0), (("pixels", "tokens"), 0), (("pixels", "tokens", "pixels", "tokens"), 2)],
+)
+def test_last_network_begins_at_the_last_stage_that_takes_pixels(
+    inputs: tuple[manifest.StageInput, ...], start: int
+) -> None:
+    assert manifest.last_network(inputs) == start
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 31))

@@ -34,10 +34,10 @@ class Engine(Protocol):
         """Run one batch.
 
         Args:
-            batch: uint8 [B, H, W, 3] for stage 0, float32 [B, N, D] for the others.
+            batch: uint8 [B, H, W, 3] where the stage takes pixels, else float32 [B, N, D].
 
         Returns:
-            `logits` [B, 2], `gate` [B] and, on every stage but the last, `tokens` [B, N, D];
+            `logits` [B, 2], `gate` [B] and, where the next stage takes them, `tokens` [B, N, D];
             float32, and no view of memory that the next run writes to.
         """
         ...
