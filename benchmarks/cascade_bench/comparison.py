@@ -3,6 +3,7 @@
 In: a cascade and the images. Out: the ratio of their throughputs, as the median over interleaved
 pairs with the smallest and the largest. Both sides are the same engines on the same images in the
 same batches; only the early exits' thresholds differ, so the ratio is what exiting early is worth.
+Of a two-model cascade the other side is the second model alone: nobody would run both to the end.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from cascade_bench.timing import interleaved
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
-from cascade_runtime.manifest import Decision
+from cascade_runtime.manifest import Decision, last_network
+from cascade_runtime.stages import Stages
 
 LEAST_PAIRS = 8
 SPREAD_LIMIT = 1.3
@@ -50,6 +52,16 @@ def always_full(decision: Decision) -> Decision:
     return msgspec.structs.replace(decision, exits=(*shut, decision.exits[-1]))
 
 
+def full_network(cascade: Cascade) -> tuple[Stages, Decision]:
+    """The last network alone and a decision that runs every image to its end."""
+    stages, decision = cascade.stages, cascade.decision
+    start = last_network(stages.inputs)
+    if not start:
+        return stages, always_full(decision)
+    alone = Stages(stages.engines[start:], stages.batch_sizes, stages.inputs[start:])
+    return alone, always_full(msgspec.structs.replace(decision, exits=decision.exits[start:]))
+
+
 def compare(
     cascade: Cascade, work: Workload, batch: int, full_rate: float, seconds: float
 ) -> Comparison:
@@ -61,13 +73,15 @@ def compare(
     wanted = int(full_rate * seconds / (2 * LEAST_PAIRS) / batch)
     count = max(1, min(wanted, len(work) // batch))
     blocks = [work.batch(index, batch) for index in range(count)]
-    own, full = cascade.decision, always_full(cascade.decision)
+    own, full = (cascade.stages, cascade.decision), full_network(cascade)
 
-    def run(decision: Decision) -> None:
+    def run(stages: Stages, decision: Decision) -> None:
         for block in blocks:
-            cascade.stages.forward(block, decision)
+            stages.forward(block, decision)
 
-    times = interleaved(lambda _: run(own), lambda _: run(full), seconds=seconds, least=LEAST_PAIRS)
+    times = interleaved(
+        lambda _: run(*own), lambda _: run(*full), seconds=seconds, least=LEAST_PAIRS
+    )
     return from_pairs(batch, batch * count, times)
 
 

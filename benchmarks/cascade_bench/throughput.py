@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_bench.comparison import always_full
+from cascade_bench.comparison import full_network
 from cascade_bench.timing import interleaved, repeat
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
@@ -43,10 +43,10 @@ class FileRate:
 def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> Rate:
     """Engine-only throughput at one batch size; total images over total seconds."""
     stages, decision = cascade.stages, cascade.decision
-    full = always_full(decision)
+    alone, full = full_network(cascade)
     times = interleaved(
         lambda index: stages.forward(work.batch(index, batch), decision),
-        lambda index: stages.forward(work.batch(index, batch), full),
+        lambda index: alone.forward(work.batch(index, batch), full),
         seconds=seconds,
         least=LEAST_PASSES,
     )

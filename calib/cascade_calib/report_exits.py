@@ -18,7 +18,13 @@ from cascade_calib.collect import Collected
 from cascade_calib.report_html import EMPTY, amount, scrolling
 from cascade_calib.words import percent
 from cascade_runtime.decision import Verdict, decide
-from cascade_runtime.manifest import Certificate, Decision, StageInfo
+from cascade_runtime.manifest import (
+    Certificate,
+    Decision,
+    StageInfo,
+    last_network,
+    stage_inputs,
+)
 
 COLOURED_EXITS = 6
 
@@ -39,6 +45,7 @@ def exits_and_cost(
 ) -> str:
     """A bar of who answers, the same as a table with errors and cost, and the mean cost."""
     costs = list(accumulate(info.macs for info in infos))
+    alone = sum(info.macs for info in infos[last_network(stage_inputs(infos)) :])
     rows = _answered(c, costs, _wrong(decision, calib)) + _deferred(c)
     bar = "".join(
         f'<i class="{row.style}" style="flex:{row.count}"></i>' for row in rows if row.count
@@ -46,7 +53,7 @@ def exits_and_cost(
     return (
         "<h3>Who answers, and what it costs</h3>"
         f'<div class="bar" aria-hidden="true">{bar}</div>{_table(rows, c.n)}'
-        + _mean_cost(c, decision, costs, calib)
+        + _mean_cost(c, decision, costs, alone, calib)
     )
 
 
@@ -101,12 +108,20 @@ def _wrong_of(row: Row) -> str:
 
 
 def _mean_cost(
-    c: Certificate, decision: Decision, costs: Sequence[int], calib: Collected | None
+    c: Certificate,
+    decision: Decision,
+    costs: Sequence[int],
+    full: int,
+    calib: Collected | None,
 ) -> str:
-    """Two bars: an image with the early exits, and one that always runs to the end."""
+    """Two bars: an image with the early exits, and one that always runs to the end.
+
+    Args:
+        full: of the last network alone, which is what one would run to the end.
+    """
     if not c.n:
         return ""
-    full, most = costs[-1], ""
+    end, most = ("the last model" if costs[-1] > full else "to the end"), ""
     if calib is not None:
         mean = float(np.asarray(costs)[_decided(decision, calib).stage].mean())
     else:  # a deferred image may have left early
@@ -114,16 +129,18 @@ def _mean_cost(
         ended = [*c.exit_counts[:-1], c.n - sum(c.exit_counts[:-1])]
         mean = sum(k * cost for k, cost in zip(ended, costs, strict=True)) / c.n
     share = mean / full if full else 1.0
+    whole = max(1.0, share)  # two models may take more than the second alone
     bars = "".join(
         f'<div><span>{name}</span><span class="track" aria-hidden="true">'
-        f'<i class="{style}" style="width:{100 * part:.1f}%"></i></span><b>{amount(cost)}</b></div>'
+        f'<i class="{style}" style="width:{100 * part / whole:.1f}%"></i></span>'
+        f"<b>{amount(cost)}</b></div>"
         for name, part, cost, style in (
             ("with early exits", share, mean, "s0"),
-            ("always to the end", 1.0, full, "sd"),
+            (f"always {end}", 1.0, full, "sd"),
         )
     )
     return (
         f'<div class="cost">{bars}</div><p class="note">Mean multiply-adds an image: '
-        f"{most}{percent(share)} of always running to the end. Counted on the {c.n:,} calibration "
+        f"{most}{percent(share)} of always running {end}. Counted on the {c.n:,} calibration "
         "images.</p>"
     )

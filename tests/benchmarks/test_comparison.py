@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
 import numpy as np
 import pytest
 
-from cascade_bench.comparison import always_full, compare, from_pairs
+from cascade_bench.comparison import always_full, compare, from_pairs, full_network
 from cascade_bench.workload import open_workload
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.decision import decide_exit
+from cascade_runtime.stages import Stages
 
 from ..runtime.conftest import make_images
 
@@ -41,6 +46,20 @@ def test_always_full_leaves_the_last_exit_as_it_is(cascade: Cascade) -> None:
     assert full.exits[-1] == cascade.decision.exits[-1]
     assert full.exits[0].tau_logit is None
     assert full.set_logit == cascade.decision.set_logit
+
+
+def test_full_network_of_two_models_is_the_second_alone(cascade: Cascade) -> None:
+    first, second = cascade.stages.engines
+    rule = cascade.decision.exits[0]
+    exits = (rule, *cascade.decision.exits)
+    decision = msgspec.structs.replace(cascade.decision, exits=exits)
+    stages = Stages([first, first, second], inputs=("pixels", "pixels", "tokens"))
+    pair = cast(Cascade, SimpleNamespace(stages=stages, decision=decision))
+    alone, full = full_network(pair)
+    assert (alone.engines, alone.inputs) == ((first, second), ("pixels", "tokens"))
+    assert full == always_full(cascade.decision)
+    alone_too, full_too = full_network(cascade)
+    assert (alone_too, full_too) == (cascade.stages, full)
 
 
 def test_ratio_is_the_median_over_pairs_and_not_over_sides() -> None:

@@ -10,6 +10,7 @@ from populations import honest
 
 from cascade_calib.certify_target import Request, certify_target
 from cascade_calib.report import Evidence, render_report
+from cascade_calib.report_exits import exits_and_cost
 from cascade_calib.report_html import amount
 from cascade_runtime import manifest as m
 from cascade_runtime.decision import decide
@@ -216,6 +217,20 @@ def test_mean_cost_is_that_of_the_stages_each_image_goes_through(built, page):
     assert f"with early exits {amount(mean)} always to the end 32 M" in words(page)
     assert "an image: 100 % of always running" in words(page)  # who never answers saves nothing
     assert said.replace("image: ", "image: at most ") in words(render_report(built[0], {}))
+
+
+def test_cost_of_two_models_is_set_beside_the_second_alone(built):
+    whole, evidence = built
+    one = whole.certificates[CERTIFIED], whole.decision[CERTIFIED]
+    stages = (whole.stages[0], replace(whole.stages[1], input="pixels"))
+    first, n = one[0].exit_counts[0], one[0].n
+    mean = (first * MACS[0] + (n - first) * sum(MACS)) / n
+    said = words("<main>" + exits_and_cost(*one, stages, evidence[CERTIFIED].calib))
+    assert f"with early exits {amount(mean)} always the last model 30 M" in said
+    assert f"image: {100 * mean / MACS[1]:.3g} % of always running the last model" in said
+    late = exits_and_cost(replace(one[0], exit_counts=(0, n)), one[1], stages, None)
+    assert "at most 107 % of always running the last model" in words("<main>" + late)
+    assert re.findall(r"width:([\d.]+)%", late) == ["100.0", "93.8"]  # no bar leaves its track
 
 
 def test_amounts_are_said_to_three_digits():
