@@ -81,12 +81,12 @@ def measure(run: Path, amp: Amp) -> tuple[Outputs, tuple[str, ...]]:
     An exit whose score training has chosen is read by it ("shipped"); else the better one of
     softmax and gate on val_select is taken.
     """
-    from cascade_train.checkpoint import load_network
+    from cascade_train.checkpoint import load_trained
     from cascade_train.data.sources import load_split_pixels
     from cascade_train.loop import predict
     from cascade_train.scale import Machine, ScaleConfig
 
-    model, shape = load_network(run)
+    model, shape = load_trained(run)
     machine = Machine(ScaleConfig(), amp)
     model.to(machine.device)
     seen = {}

@@ -9,6 +9,8 @@
     RUN/scores.safetensors      the numbers of those scores
     RUN/last.safetensors        everything a resumed run needs; settings in its header
 
+A run that joins two others has config.json and splits.json alone, and finds their weights by path.
+
 Files are written under a temporary name and renamed. Nothing is pickled.
 """
 
@@ -32,7 +34,7 @@ from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import MadeBy, Preprocess
 from cascade_train.adapters import AdapterConfig, load_adapter, merge, save_adapter
 from cascade_train.backbone import build_backbone
-from cascade_train.exits import CascadeModel
+from cascade_train.exits import CascadeModel, Network
 from cascade_train.gates import attach_scores, new_scores
 from cascade_train.presets import preset
 from cascade_train.score_choice import Chosen, ScoreChoice
@@ -48,8 +50,17 @@ class InitFrom(msgspec.Struct, frozen=True):
     weights_sha256: str
 
 
+class Part(InitFrom, frozen=True):
+    """One of the runs that a run joins: its weights, and the scores that its exits ship."""
+
+    scores_sha256: str | None = None
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`config.json`. `fit` holds the training settings as plain JSON, for the record."""
+    """`config.json`. `fit` holds the training settings as plain JSON, for the record.
+
+    joined: the runs whose networks follow one another in this one (`join`); it was not trained.
+    """
 
     format: str = FORMAT
     version: int = 1
@@ -62,6 +73,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     weights_sha256: str = ""
     init: InitFrom | None = None
     adapter: AdapterConfig | None = None
+    joined: tuple[Part, ...] = ()
     fit: dict[str, Any]
     made_by: MadeBy
 
@@ -89,6 +101,19 @@ def read_config(run: Path) -> RunConfig:
         raise ConfigError(f"{path}: {error}") from error
     if config.format != FORMAT or config.version != 1:
         raise ConfigError(f"{path}: unknown format {config.format!r} version {config.version}")
+    return config
+
+
+def read_trained(run: Path) -> RunConfig:
+    """Read config.json of a run that was trained.
+
+    Raises:
+        ConfigError: as `read_config`, or it joins others and there is nothing to go on with.
+    """
+    config = read_config(run)
+    if config.joined:
+        names = " and ".join(str((run / part.path).resolve()) for part in config.joined)
+        raise ConfigError(f"{run} only joins the runs {names}; give the one that is meant")
     return config
 
 
@@ -167,6 +192,16 @@ def weights_sha256(run: Path) -> str:
         path = run / "adapter" / "adapter_model.safetensors"
     if not path.exists():
         raise ConfigError(f"{run} holds no finished weights yet; let cascade-train fit end first")
+    return _sha256(path)
+
+
+def scores_sha256(run: Path) -> str | None:
+    """SHA-256 of the scores that the run's exits ship; None: they ship their trained gates."""
+    path = run / "scores.safetensors"
+    return _sha256(path) if path.exists() else None
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -184,17 +219,31 @@ def read_scores(run: Path) -> ScoreChoice:
     return msgspec.json.decode((run / "scores.json").read_bytes(), type=ScoreChoice)
 
 
-def load_network(run: Path, *, scores: bool = True) -> tuple[CascadeModel, RunConfig]:
-    """The run's selected network in float32 and eval mode, adapters merged, and its config.
+def load_network(run: Path, *, scores: bool = True) -> tuple[Network, RunConfig]:
+    """The network of a run, trained or joined, in float32 and eval mode, and its config.
 
     Args:
         scores: whether the exits' gates are the scores that were chosen after training, if any
             were, or the gates that were trained.
 
     Raises:
-        ConfigError: weights missing, damaged, not fitting, or an `--init` run that has changed.
+        ConfigError: weights missing, damaged, not fitting, or a run it depends on has changed.
     """
+    from cascade_train.join import load_joined  # which loads runs itself
+
     config = read_config(run)
+    if config.joined:
+        return load_joined(run, config, scores=scores), config
+    return load_trained(run, scores=scores)
+
+
+def load_trained(run: Path, *, scores: bool = True) -> tuple[CascadeModel, RunConfig]:
+    """The selected network of a run that was trained, adapters merged; see `load_network`.
+
+    Raises:
+        ConfigError: also when the run joins others, and so is no network to go on with.
+    """
+    config = read_trained(run)
     weights_sha256(run)  # says so when nothing is there
     if config.adapter is not None:
         model = merge(load_adapter(start_network(run, config), run / "adapter"))
@@ -248,7 +297,7 @@ def _load_init(run: Path, init: InitFrom, exits: tuple[int, ...]) -> CascadeMode
         )
     if is_explored(base_run):
         return CascadeModel(load_adapted(base_run), exits)
-    return load_network(base_run, scores=False)[0]
+    return load_trained(base_run, scores=False)[0]
 
 
 def load_exact(model: nn.Module, path: Path) -> None:

@@ -160,6 +160,23 @@ def fit(
         click.echo(f"run: {out}")
 
 
+@cli.command("join")
+@click.argument("small", type=click.Path(path_type=Path))
+@click.argument("big", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
+def join_command(small: Path, big: Path, out: Path) -> None:
+    """Make one run of two: images that SMALL does not answer go to BIG.
+
+    Both are trained on the same data and splits. Weights are not copied.
+    """
+    from cascade_train.join import join
+
+    joined = join(small, big, out)
+    exits = ", ".join(map(str, joined.exits))
+    click.echo(f"networks: {joined.preset}, exits after blocks {exits}")
+    click.echo(f"run: {out}")
+
+
 @cli.command()
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to write.")

@@ -9,7 +9,9 @@ exit has all three, and the gate is trained to predict whether its own classifie
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +126,31 @@ class CascadeModel(nn.Module):
             if index in self.exit_blocks:
                 hidden.append(tokens)
         return hidden
+
+    @property
+    def parts(self) -> list[CascadeModel]:
+        """Itself: see `JoinedModel`."""
+        return [self]
+
+
+class JoinedModel(nn.Module):
+    """Cascades one after the other, the small one first, each of them taking the pixels."""
+
+    def __init__(self, parts: Sequence[CascadeModel]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(parts)
+
+    @property
+    def parts(self) -> list[CascadeModel]:
+        """The cascades, in their order."""
+        return [model for model in self.models if isinstance(model, CascadeModel)]
+
+    def forward(self, pixels: Tensor) -> list[ExitLogits]:
+        """Args: pixels uint8 [B, H, W, 3]. Returns the exits of all parts, first part first."""
+        return [out for part in self.parts for out in part(pixels)]
+
+
+Network: TypeAlias = CascadeModel | JoinedModel
 
 
 def check_exits(exit_blocks: tuple[int, ...], blocks: int) -> None:

@@ -202,7 +202,7 @@ def _scores(
     """Choose what each exit of the selected network ships as its score, and write it down."""
     machine.wait()
     if machine.is_first:
-        model, _ = checkpoint.load_network(run, scores=False)
+        model, _ = checkpoint.load_trained(run, scores=False)
         seen = read_exits(model.to(machine.device), select.pixels)
         chosen = choose_scores(seen, select.labels, select.groups, config.scores)
         checkpoint.save_scores(run, chosen)
@@ -248,7 +248,7 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
             model = CascadeModel(load_adapted(request.init), exits)
             shape = (explored.preset, exits, explored.preprocess)
         else:
-            model, base = checkpoint.load_network(request.init, scores=False)
+            model, base = checkpoint.load_trained(request.init, scores=False)
             shape = (base.preset, base.exits, base.preprocess)
         model.train()
         where = os.path.relpath(request.init.resolve(), request.out.resolve())
@@ -296,7 +296,7 @@ def _prepare(model: CascadeModel, config: FitConfig) -> None:
 
 def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
     """The network of an unfinished run; its settings must be the ones it was started with."""
-    shape = checkpoint.read_config(request.out)
+    shape = checkpoint.read_trained(request.out)
     asked, had = _leaves(_as_json(config)), _leaves(shape.fit)
     if foreign := sorted(had.keys() - asked.keys()):
         raise ConfigError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cascade_runtime.errors import DataError
-from cascade_train.exits import CascadeModel, ExitHeads
+from cascade_train.exits import ExitHeads, Network
 
 Float32 = npt.NDArray[np.float32]
 
@@ -51,12 +51,12 @@ class ExitScore(nn.Module):
         return score + linear[:, 0] + margin.sign() * linear[:, 1]
 
 
-def new_scores(model: CascadeModel) -> nn.ModuleList:
+def new_scores(model: Network) -> nn.ModuleList:
     """One `ExitScore` an exit, to load saved ones into."""
     return nn.ModuleList(ExitScore(head.classifier.in_features) for head in _heads(model))
 
 
-def attach_scores(model: CascadeModel, scores: Iterable[nn.Module] | None) -> None:
+def attach_scores(model: Network, scores: Iterable[nn.Module] | None) -> None:
     """Make the exits answer with these scores; None: with their trained gates again.
 
     Detach before training goes on: the loss is about the trained gate.
@@ -67,8 +67,9 @@ def attach_scores(model: CascadeModel, scores: Iterable[nn.Module] | None) -> No
         head.score = score
 
 
-def _heads(model: CascadeModel) -> list[ExitHeads]:
-    return [head for head in model.exits.heads if isinstance(head, ExitHeads)]
+def _heads(model: Network) -> list[ExitHeads]:
+    heads = [head for part in model.parts for head in part.exits.heads]
+    return [head for head in heads if isinstance(head, ExitHeads)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class ExitReadout:
 
 @torch.no_grad()
 def read_exits(
-    model: CascadeModel, pixels: npt.NDArray[np.uint8], *, batch_size: int = 256
+    model: Network, pixels: npt.NDArray[np.uint8], *, batch_size: int = 256
 ) -> list[ExitReadout]:
     """Features, logits and trained gates of every exit, in eval mode and float32.
 

@@ -24,7 +24,7 @@ from cascade_train.recorder import read_environment
 FORMAT = "cascade-edge.run"
 DEPTH = 4  # folders below the one that is listed
 
-Status = Literal["finished", "unfinished", "damaged"]
+Status = Literal["finished", "unfinished", "damaged", "joined"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class RunSummary:
     """One line of `cascade-train list`; None where the run does not say.
 
     path: relative to the folder that was listed. epochs: done. wanted: asked for. share: of the
-    parameters, that trained. seconds: of all epochs. problem: why it is damaged.
+    parameters, that trained. seconds: of all epochs. problem: why it is damaged. A run that is
+    "joined" was not trained: its `init` are two.
     augrc, accuracy by exit and fnr: of the selected epoch, on val_select.
     """
 
@@ -120,6 +121,8 @@ def summarise(run: Path, name: str) -> RunSummary:
 def _summary(
     run: Path, name: str, config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
 ) -> RunSummary:
+    if config.get("joined"):
+        return _joined(run, name, config)
     settings, best = config["fit"], selected_epoch(log)
     environment = read_environment(run)
     adapter, init = config.get("adapter"), config.get("init")
@@ -146,6 +149,22 @@ def _summary(
         share=environment.trainable / environment.parameters if environment else None,
         seconds=sum(float(e["seconds"]) for e in log) if log else None,
         peak_memory=max(peaks, default=None),
+        created=config.get("made_by", {}).get("created"),
+    )
+
+
+def _joined(run: Path, name: str, config: Mapping[str, Any]) -> RunSummary:
+    """A run of two others, which say the rest."""
+    paths = [str(part["path"]) for part in config["joined"]]
+    for path in paths:
+        if not (run / path / "config.json").exists():
+            raise ConfigError(f"the run {path} that it joins is missing")
+    return RunSummary(
+        path=name,
+        status="joined",
+        preset=str(config["preset"]),
+        data=str(config["data"]),
+        init=" + ".join(paths),
         created=config.get("made_by", {}).get("created"),
     )
 

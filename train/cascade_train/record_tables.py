@@ -29,9 +29,11 @@ def list_tables(runs: Sequence[RunSummary]) -> list[Table]:
         state = f"{run.epochs} epoch{'s' * (run.epochs != 1)}"
         if run.status == "unfinished":
             state = f"unfinished, {run.epochs} of {run.wanted}"
+        if run.status == "joined":
+            state = f"joins {run.init}"
         table.add_row(
             escape(run.path),
-            state,
+            escape(state),
             escape(run.preset or "-"),
             escape(run.data or "-"),
             run.adapter or "-",
@@ -50,6 +52,8 @@ def show_tables(detail: RunDetail) -> list[Table]:
     made = config.get("made_by", {})
     facts = Table(show_header=False, title=escape(run.path), title_justify="left", pad_edge=False)
     state = f"{run.status}, {run.epochs} of {run.wanted} epochs"
+    if run.status == "joined":
+        state = "joined, not trained itself"
     exits = ", ".join(map(str, config.get("exits", ())))
     rows = {
         "state": f"damaged: {run.problem}" if run.status == "damaged" else state,

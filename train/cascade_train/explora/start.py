@@ -77,7 +77,7 @@ def starting_backbone(request: ExploraRequest) -> tuple[DINOv3ViTModel, Start]:
         init = InitFrom(where, output.adapted_sha256(request.init))
         start = Start(earlier.preset, earlier.preprocess, init)
         return output.load_adapted(request.init), start
-    model, run = checkpoint.load_network(request.init, scores=False)
+    model, run = checkpoint.load_trained(request.init, scores=False)
     init = InitFrom(where, checkpoint.weights_sha256(request.init))
     return model.backbone, Start(run.preset, run.preprocess, init)
 
