@@ -37,11 +37,12 @@ from cascade_runtime.manifest import (
     StageInfo,
     Target,
     TargetStage,
+    stage_inputs,
 )
 from cascade_runtime.stages import load_target
 from cascade_train.checkpoint import RunConfig, load_network
 from cascade_train.data.sources import SPLITS_NAME
-from cascade_train.exits import CascadeModel
+from cascade_train.exits import Network
 
 PARITY_IMAGES = 128
 
@@ -98,7 +99,7 @@ def build(
 def _build_in(
     folder: Path,
     request: BundleRequest,
-    model: CascadeModel,
+    model: Network,
     config: RunConfig,
     data: dict[str, Loaded],
     progress: Progress | None,
@@ -110,7 +111,8 @@ def _build_in(
     exported.mkdir(parents=True)
     say(f"exporting {len(stages)} stages to ONNX")
     onnx_files = export_stages(model, size, exported)
-    uses = count_use(request.run, data["val_calib"])
+    parts = [request.run / part.path for part in config.joined]
+    uses = count_use(request.run, data["val_calib"], parts)
     built = {}
     for name in request.targets:
         say(f"{name}: building engines and running them over val_select and val_calib")
@@ -146,7 +148,7 @@ def _build_target(
     name: TargetName,
     onnx_files: list[Path],
     request: BundleRequest,
-    model: CascadeModel,
+    model: Network,
     config: RunConfig,
     data: dict[str, Loaded],
     infos: tuple[StageInfo, ...],
@@ -159,7 +161,12 @@ def _build_target(
         raise TargetError(
             f"{name} cannot run on this machine, so it cannot be certified here: {reason}"
         )
-    stages = load_target(target, lambda path: (folder / path).read_bytes(), request.threads)
+    stages = load_target(
+        target,
+        lambda path: (folder / path).read_bytes(),
+        request.threads,
+        stage_inputs(infos),
+    )
     pixels = data["val_select"].pixels[:PARITY_IMAGES]
     compared = parity.measure(model, stages, pixels, name.precision)
     if not compared.finite:  # nothing that --force could record, or anyone could use

@@ -1,6 +1,6 @@
 """Each stage as a float32 ONNX file: the one form that every engine is made from.
 
-In: a merged `CascadeModel`. Out: `stageN.onnx` files with the weights inside, input `pixels`
+In: a merged network. Out: `stageN.onnx` files with the weights inside, input `pixels`
 (uint8 NHWC) or `tokens_in`, outputs `logits`, `gate`, `tokens`, and batch as the free axis.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 from cascade_compile.stages import Stage, example, split
 from cascade_runtime.errors import CascadeError
-from cascade_train.exits import CascadeModel
+from cascade_train.exits import Network
 
 OPSET = 20  # LayerNormalization and Gelu are single nodes
 BATCH = 3  # an example batch of 1 would be taken for a constant
@@ -27,7 +27,7 @@ class ExportError(CascadeError):
     """A stage could not be exported; says which and why."""
 
 
-def export_stages(model: CascadeModel, image_size: int, folder: Path) -> list[Path]:
+def export_stages(model: Network, image_size: int, folder: Path) -> list[Path]:
     """Write one ONNX file a stage.
 
     Raises:
@@ -38,7 +38,7 @@ def export_stages(model: CascadeModel, image_size: int, folder: Path) -> list[Pa
         path = folder / f"stage{index}.onnx"
         try:
             with _quiet():
-                _export(stage, example(stage, BATCH, model, image_size), path)
+                _export(stage, example(stage, BATCH), path)
         except Exception as error:  # torch.export and onnxscript raise many kinds
             raise ExportError(f"stage {index} cannot be exported to ONNX: {error}") from error
         _strip(path)

@@ -6,6 +6,7 @@ the certificate so that a reader can see it (CALIBRATION, "Certifying what is ac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,20 +18,29 @@ from cascade_train.checkpoint import write_atomic
 LEDGER = "calibration_uses.json"
 
 
-def count_use(run: Path, data: Loaded) -> int:
+def count_use(run: Path, data: Loaded, parts: Iterable[Path] = ()) -> int:
     """Record one more use of these images and return how many that makes.
 
+    Args:
+        parts: the runs that this one joins, whose uses count as well: they led to it.
+
     Raises:
-        ConfigError: the ledger is damaged.
+        ConfigError: a ledger is damaged.
     """
-    path = run / LEDGER
-    uses: dict[str, int] = {}
-    if path.exists():
-        try:
-            uses = msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"{path} is damaged ({error}); restore it") from error
     digest = content_sha256(data.pixels, data.labels)
+    uses = _read(run)
     uses[digest] = uses.get(digest, 0) + 1
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(uses), indent=2) + b"\n")
-    return uses[digest]
+    earlier = sum(_read(part).get(digest, 0) for part in parts)
+    encoded = msgspec.json.format(msgspec.json.encode(uses), indent=2) + b"\n"
+    write_atomic(run / LEDGER, encoded)
+    return uses[digest] + earlier
+
+
+def _read(run: Path) -> dict[str, int]:
+    path = run / LEDGER
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it") from error

@@ -17,7 +17,7 @@ import torch
 from cascade_runtime.decision import ExitOutputs, decide
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages
-from cascade_train.exits import CascadeModel
+from cascade_train.exits import Network
 from cascade_train.loop import predict
 
 BATCHES = (1, 3, 8)
@@ -67,7 +67,7 @@ class Parity:
 
 
 def measure(
-    model: CascadeModel, stages: Stages, pixels: npt.NDArray[np.uint8], precision: str
+    model: Network, stages: Stages, pixels: npt.NDArray[np.uint8], precision: str
 ) -> Parity:
     """Run network and engine over the same images.
 
@@ -99,7 +99,7 @@ def measure(
 
 def _in_batches(stages: Stages, pixels: npt.NDArray[np.uint8], batch: int) -> list[ExitOutputs]:
     """Every exit over all images, `batch` at a time, never cut smaller but at the end."""
-    whole = Stages(stages.engines, batch_sizes=sorted({1, batch}))
+    whole = Stages(stages.engines, batch_sizes=sorted({1, batch}), inputs=stages.inputs)
     parts: Sequence[list[ExitOutputs]] = [
         whole.forward_all(pixels[start : start + batch]) for start in range(0, len(pixels), batch)
     ]

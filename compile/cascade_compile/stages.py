@@ -1,26 +1,27 @@
 """The network cut at its exits: one exportable module a stage.
 
-In: a merged float32 `CascadeModel`. Out: stage 0 from uint8 pixels, every later stage from the
-hidden tokens of the one before, so that nothing is computed twice. RoPE tables are constants of
-the image size; batch is the only free axis (DESIGN, "Static shapes, dynamic batch").
+In: a merged float32 network. Out: stage 0 from uint8 pixels, every later stage from the hidden
+tokens of the one before, so that nothing is computed twice; of joined networks each is cut by
+itself, and its first stage takes the pixels. RoPE tables are constants of the image size; batch is
+the only free axis (DESIGN, "Static shapes, dynamic batch").
 """
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
+from transformers import DINOv3ViTConfig
 
 from cascade_runtime.manifest import StageInfo
-from cascade_train.exits import CascadeModel, normalize
+from cascade_train.exits import CascadeModel, Network, normalize
+from cascade_train.explora.masking import patch_side
 
 
 class Stage(nn.Module):
     """Blocks `first` up to `last` (block counts) and the heads of the exit after them.
 
-    forward: uint8 pixels [B, H, W, 3] (stage 0) or float32 tokens [B, N, D] to logits [B, 2],
-    gate [B] and, unless this is the last stage, tokens [B, N, D].
+    forward: uint8 pixels [B, H, W, 3] (a network's first stage) or float32 tokens [B, N, D] to
+    logits [B, 2], gate [B] and, unless this is the network's last stage, tokens [B, N, D].
     """
 
     cos: Tensor
@@ -33,6 +34,7 @@ class Stage(nn.Module):
         self.is_first = index == 0
         self.is_last = index == len(model.exit_blocks) - 1
         backbone = model.backbone
+        self.config, self.image_size = backbone.config, image_size
         if self.is_first:
             self.embeddings = backbone.embeddings
         self.blocks = backbone.model.layer[self.first : self.last]
@@ -58,48 +60,55 @@ class Stage(nn.Module):
         return ["logits", "gate"] if self.is_last else ["logits", "gate", "tokens"]
 
 
-def split(model: CascadeModel, image_size: int) -> list[Stage]:
+def split(model: Network, image_size: int) -> list[Stage]:
     """One `Stage` an exit, in eval mode; they share the model's weights."""
     model.eval()
-    model.backbone.set_attn_implementation("sdpa")  # one fusable pattern a block in the graph
-    return [Stage(model, i, image_size).eval() for i in range(len(model.exit_blocks))]
+    for part in model.parts:
+        part.backbone.set_attn_implementation("sdpa")  # one fusable pattern a block in the graph
+    return [stage.eval() for stage in _stages(model, image_size)]
 
 
-def example(stage: Stage, batch: int, model: CascadeModel, image_size: int) -> Tensor:
+def _stages(model: Network, image_size: int) -> list[Stage]:
+    return [
+        Stage(part, index, image_size)
+        for part in model.parts
+        for index in range(len(part.exit_blocks))
+    ]
+
+
+def example(stage: Stage, batch: int) -> Tensor:
     """An input of the stage's shape, for tracing."""
+    size = stage.image_size
     if stage.is_first:
-        return torch.zeros((batch, image_size, image_size, 3), dtype=torch.uint8)
-    return torch.zeros((batch, token_count(model, image_size), model.backbone.config.hidden_size))
+        return torch.zeros((batch, size, size, 3), dtype=torch.uint8)
+    return torch.zeros((batch, token_count(stage.config, size), stage.config.hidden_size))
 
 
-def token_count(model: CascadeModel, image_size: int) -> int:
+def token_count(config: DINOv3ViTConfig, image_size: int) -> int:
     """Class token, registers and patches of one image."""
-    config = model.backbone.config
-    return 1 + config.num_register_tokens + (image_size // config.patch_size) ** 2
+    return 1 + config.num_register_tokens + (image_size // patch_side(config)) ** 2
 
 
-def describe(model: CascadeModel, image_size: int) -> tuple[StageInfo, ...]:
+def describe(model: Network, image_size: int) -> tuple[StageInfo, ...]:
     """Parameters and multiply-adds of each stage, counted from the dimensions."""
-    config = model.backbone.config
-    tokens, width = token_count(model, image_size), config.hidden_size
+    return tuple(
+        _describe(stage, f"stage{index}") for index, stage in enumerate(_stages(model, image_size))
+    )
+
+
+def _describe(stage: Stage, name: str) -> StageInfo:
+    config, size = stage.config, stage.image_size
+    tokens, width = token_count(config, size), config.hidden_size
     projections = 3 if config.use_gated_mlp else 2
     block = tokens * width * (4 * width + 2 * tokens + projections * config.intermediate_size)
-    patches = (image_size // config.patch_size) ** 2 * config.patch_size**2 * 3 * width
-    infos = []
-    bounds = (0, *model.exit_blocks)
-    for index, (first, last) in enumerate(itertools.pairwise(bounds)):
-        stage = Stage(model, index, image_size)
-        parameters = sum(
-            p.numel() for name, p in stage.named_parameters() if ".auxiliary." not in name
-        )
-        infos.append(
-            StageInfo(
-                name=f"stage{index}",
-                blocks=(first, last),
-                parameters=parameters,
-                macs=(patches if index == 0 else 0) + (last - first) * block,
-                tokens=tokens,
-                width=width,
-            )
-        )
-    return tuple(infos)
+    embedding = (size // patch_side(config)) ** 2 * patch_side(config) ** 2 * 3 * width
+    shipped = (p for key, p in stage.named_parameters() if ".auxiliary." not in key)
+    return StageInfo(
+        name=name,
+        blocks=(stage.first, stage.last),
+        parameters=sum(p.numel() for p in shipped),
+        macs=(embedding if stage.is_first else 0) + (stage.last - stage.first) * block,
+        tokens=tokens,
+        width=width,
+        input="pixels" if stage.is_first else "tokens",
+    )

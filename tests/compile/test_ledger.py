@@ -23,6 +23,18 @@ def test_order_of_the_images_does_not_matter_but_the_images_do(trained, tmp_path
     assert count_use(tmp_path, trained.calib.select(range(n - 1))) == 1
 
 
+def test_uses_by_the_runs_that_a_pair_joins_count_as_its_own(trained, tmp_path: Path) -> None:
+    parts = [tmp_path / name for name in ("small", "big")]
+    for part in (*parts, tmp_path / "pair"):
+        part.mkdir()
+    for _ in range(2):
+        count_use(parts[0], trained.calib)
+    count_use(parts[1], trained.calib)
+    count_use(parts[1], trained.select)
+    assert [count_use(tmp_path / "pair", trained.calib, parts) for _ in range(2)] == [4, 5]
+    assert count_use(parts[0], trained.calib) == 3  # nothing of the pair is written there
+
+
 def test_other_labels_are_another_set(trained, tmp_path: Path) -> None:
     count_use(tmp_path, trained.calib)
     flipped = replace(trained.calib, labels=1 - trained.calib.labels)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cascade_compile.stages import describe, example, split, token_count
-from cascade_train.backbone import build_backbone
-from cascade_train.exits import CascadeModel
+from cascade_runtime.manifest import stage_inputs
+from cascade_train.backbone import backbone_config, build_backbone
+from cascade_train.exits import CascadeModel, JoinedModel
 from cascade_train.presets import preset
 
 SIDE = 32
@@ -44,10 +46,33 @@ def test_later_stages_take_the_tokens_of_the_one_before(model: CascadeModel) -> 
     assert (first.input_name, first.output_names) == ("pixels", ["logits", "gate", "tokens"])
     assert (second.input_name, second.output_names) == ("tokens_in", ["logits", "gate"])
     assert not hasattr(second, "embeddings")
-    tokens = first(example(first, 2, model, SIDE))[2]
-    assert tokens.shape == example(second, 2, model, SIDE).shape == (2, 1 + 16, 128)
+    tokens = first(example(first, 2))[2]
+    assert tokens.shape == example(second, 2).shape == (2, 1 + 16, 128)
     with pytest.raises(RuntimeError):
-        second(example(first, 2, model, SIDE).float())
+        second(example(first, 2).float())
+
+
+@torch.no_grad()
+def test_joined_networks_are_cut_one_by_one(model: CascadeModel, pixels: torch.Tensor) -> None:
+    wide = build_backbone(replace(preset("tiny"), hidden=64), image_size=SIDE)
+    other = CascadeModel(wide, (2, 3)).eval()
+    joined = JoinedModel([other, model])
+    stages = split(joined, SIDE)
+    wanted = joined(pixels)
+    hidden = None
+    assert [stage.input_name for stage in stages] == ["pixels", "tokens_in"] * 2
+    assert [len(stage.output_names) for stage in stages] == [3, 2, 3, 2]
+    for stage, out in zip(stages, wanted, strict=True):
+        logits, gate, *tokens = stage(pixels if stage.is_first else hidden)
+        assert torch.equal(logits, out.logits)
+        assert torch.equal(gate, out.gate)
+        hidden = tokens[0] if tokens else None
+    infos = describe(joined, SIDE)
+    assert stage_inputs(infos) == ("pixels", "tokens", "pixels", "tokens")
+    assert [info.name for info in infos] == [f"stage{i}" for i in range(4)]
+    assert [(info.macs, info.width) for info in infos] == [
+        (info.macs, info.width) for part in (other, model) for info in describe(part, SIDE)
+    ]
 
 
 def test_no_block_is_in_two_stages_and_none_is_left_out(model: CascadeModel) -> None:
@@ -68,9 +93,8 @@ def test_position_tables_are_constants_of_the_image_size(model: CascadeModel) ->
 
 
 def test_tokens_are_class_token_registers_and_patches() -> None:
-    with torch.device("meta"):
-        model = CascadeModel(build_backbone(preset("vits16")), (4, 12))
-    assert token_count(model, 224) == preset("vits16").tokens == 1 + 4 + 14 * 14
+    config = backbone_config(preset("vits16"))
+    assert token_count(config, 224) == preset("vits16").tokens == 1 + 4 + 14 * 14
 
 
 def test_costs_add_up_however_the_network_is_cut(model: CascadeModel) -> None:
@@ -93,7 +117,7 @@ def test_costs_are_those_that_torch_counts(name: str, size: int) -> None:
     model.backbone.set_attn_implementation("eager")  # the counter knows no fused attention on CPU
     for stage, info in zip(stages, describe(model, size), strict=True):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            stage(example(stage, 1, model, size))
+            stage(example(stage, 1))
         assert info.macs == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 
