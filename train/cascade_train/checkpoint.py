@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import MadeBy, Preprocess
 from cascade_train.adapters import AdapterConfig, load_adapter, merge, save_adapter
 from cascade_train.backbone import build_backbone
-from cascade_train.exits import CascadeModel, Network
+from cascade_train.exits import CascadeModel, JoinedModel, Network
 from cascade_train.gates import attach_scores, new_scores
 from cascade_train.presets import preset
 from cascade_train.score_choice import Chosen, ScoreChoice
@@ -229,11 +230,9 @@ def load_network(run: Path, *, scores: bool = True) -> tuple[Network, RunConfig]
     Raises:
         ConfigError: weights missing, damaged, not fitting, or a run it depends on has changed.
     """
-    from cascade_train.join import load_joined  # which loads runs itself
-
     config = read_config(run)
     if config.joined:
-        return load_joined(run, config, scores=scores), config
+        return _load_joined(run, config, scores=scores), config
     return load_trained(run, scores=scores)
 
 
@@ -298,6 +297,39 @@ def _load_init(run: Path, init: InitFrom, exits: tuple[int, ...]) -> CascadeMode
     if is_explored(base_run):
         return CascadeModel(load_adapted(base_run), exits)
     return load_trained(base_run, scores=False)[0]
+
+
+def _load_joined(run: Path, config: RunConfig, *, scores: bool) -> JoinedModel:
+    """The networks of a run that `join` made, as one in eval mode; see `load_network`.
+
+    Raises:
+        ConfigError: one of them is gone, or no longer what was joined.
+    """
+    places = [(run / part.path).resolve() for part in config.joined]
+    for place, part in zip(places, config.joined, strict=True):
+        read_trained(place)  # says so when nothing is there
+        found = weights_sha256(place), scores_sha256(place)
+        if found != (part.weights_sha256, part.scores_sha256):
+            raise _changed(run, f"the weights or scores of {place} have changed")
+    loaded = [load_trained(place, scores=scores) for place in places]
+    for name, value in joined_shape([shape for _, shape in loaded]).items():
+        if getattr(config, name) != value:
+            raise _changed(run, f"{name} of its parts is {value!r}, and was then otherwise")
+    return JoinedModel([model for model, _ in loaded]).eval()
+
+
+def _changed(run: Path, what: str) -> ConfigError:
+    return ConfigError(f"{run} is no longer what was joined: {what}; restore it, or join again")
+
+
+def joined_shape(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """What a pair's description takes from those of its parts; exits are counted through."""
+    return {
+        "preset": " + ".join(config.preset for config in configs),
+        "exits": tuple(blocks for config in configs for blocks in config.exits),
+        "preprocess": configs[0].preprocess,
+        "classes": configs[0].classes,
+    }
 
 
 def load_exact(model: nn.Module, path: Path) -> None:

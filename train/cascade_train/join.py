@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -21,7 +20,6 @@ from cascade_calib.splits_file import SPLITS_NAME, Splits, read_splits, write_sp
 from cascade_runtime.errors import ConfigError, DataError
 from cascade_train import checkpoint
 from cascade_train.checkpoint import Part, RunConfig
-from cascade_train.exits import JoinedModel
 from cascade_train.record import summarise
 
 
@@ -48,7 +46,7 @@ def join(small: Path, big: Path, out: Path) -> RunConfig:
         for run in runs
     )
     joined = RunConfig(
-        **_shape(configs),
+        **checkpoint.joined_shape(configs),
         data=configs[0].data,
         weights="joined",
         joined=parts,
@@ -59,39 +57,6 @@ def join(small: Path, big: Path, out: Path) -> RunConfig:
     write_splits(msgspec.structs.replace(splits[0], root=root), out / SPLITS_NAME)
     checkpoint.write_config(out, joined)  # last: without it the folder is no run
     return joined
-
-
-def load_joined(run: Path, config: RunConfig, *, scores: bool) -> JoinedModel:
-    """The networks of a run that `join` made, as one in eval mode; see `checkpoint.load_network`.
-
-    Raises:
-        ConfigError: one of them is gone, or no longer what was joined.
-    """
-    places = [(run / part.path).resolve() for part in config.joined]
-    for place, part in zip(places, config.joined, strict=True):
-        checkpoint.read_trained(place)  # says so when nothing is there
-        found = checkpoint.weights_sha256(place), checkpoint.scores_sha256(place)
-        if found != (part.weights_sha256, part.scores_sha256):
-            raise _changed(run, f"the weights or scores of {place} have changed")
-    loaded = [checkpoint.load_trained(place, scores=scores) for place in places]
-    for name, value in _shape([shape for _, shape in loaded]).items():
-        if getattr(config, name) != value:
-            raise _changed(run, f"{name} of its parts is {value!r}, and was then otherwise")
-    return JoinedModel([model for model, _ in loaded]).eval()
-
-
-def _changed(run: Path, what: str) -> ConfigError:
-    return ConfigError(f"{run} is no longer what was joined: {what}; restore it, or join again")
-
-
-def _shape(configs: Sequence[RunConfig]) -> dict[str, Any]:
-    """What a pair's description takes from those of its parts; exits are counted through."""
-    return {
-        "preset": " + ".join(config.preset for config in configs),
-        "exits": tuple(blocks for config in configs for blocks in config.exits),
-        "preprocess": configs[0].preprocess,
-        "classes": configs[0].classes,
-    }
 
 
 def _finished(run: Path) -> RunConfig:
