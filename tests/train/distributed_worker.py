@@ -17,6 +17,7 @@ from cascade_train.backbone import build_backbone
 from cascade_train.exits import CascadeModel
 from cascade_train.loop import Epoch, FitConfig, fit
 from cascade_train.presets import preset
+from cascade_train.scale import Machine, ended
 
 torch.set_num_threads(1)
 
@@ -41,7 +42,10 @@ def train(run: Path, config: FitConfig, adapter: bool, resume: bool, die: bool) 
             os.kill(os.getpid(), signal.SIGKILL)
 
     data = (images(64, 1), images(24, 2))
-    return fit(network, *data, config, run, resume=resume, progress=progress)
+    with ended(Machine(config.scale, config.amp)) as machine:
+        return fit(
+            network, *data, config, run, resume=resume, progress=progress, machine=machine
+        )
 
 
 if __name__ == "__main__":
