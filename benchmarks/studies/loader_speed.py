@@ -80,7 +80,7 @@ def trainer(name: str, size: int) -> Callable[[Pair], None]:
             outputs = model(pixels)
         loss = torch.stack([F.cross_entropy(out.logits.float(), labels) for out in outputs]).sum()
         optimizer.zero_grad(set_to_none=True)
-        machine.backward(model, loss, last=True)
+        machine.backward(loss)
         machine.step(optimizer, model.parameters(), 1.0)
         float(loss.detach())  # waits for the device, as `fit` does to see that it is a number
 

@@ -10,6 +10,7 @@ network: certificates are made on engines.
     python benchmarks/studies/training_studies.py scores --work build/studies --data PHOTOGRAPHS
     python benchmarks/studies/training_studies.py adapters --work build/studies
     python benchmarks/studies/training_studies.py explora --work build/studies
+    python benchmarks/studies/training_studies.py exits --work build/studies
     python benchmarks/studies/training_studies.py page --work build/studies
 """
 
@@ -45,8 +46,8 @@ from cascade_train.score_choice import ScoreConfig
 
 PAGE = Path("docs/training-studies.md")
 COMMAND = "python benchmarks/studies/training_studies.py"
+EVERY_BLOCK = [1, 2, 3, 4, 5, 6]
 SCORES = ("softmax", "gate", "posthoc", "blend", "shipped")
-DAY, NIGHT = "roadworks:day?n=4000", "roadworks:night?n=4000"
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -138,9 +139,13 @@ def compared(
     )
 
 
-def scores_study(work: Path, seeds: int, data: str | None, epochs: int) -> Study:
+def rendered(scenes: str, count: int) -> str:
+    """Made images, as `--data` takes them."""
+    return f"roadworks:{scenes}?n={count}"
+
+
+def scores_study(work: Path, seeds: int, source: str, name: str, epochs: int) -> Study:
     """Cross-entropy and SelectiveNet, each read by every candidate score."""
-    source, name = data or DAY, "photographs" if data else "roadworks"
     rows: list[Row] = []
     by_arm: dict[str, list[list[Outputs]]] = {}
     for objective in ("ce", "selective"):
@@ -176,16 +181,46 @@ def scores_study(work: Path, seeds: int, data: str | None, epochs: int) -> Study
                 other = None if score == "softmax" else reference
                 rows.append(compared(f"{objective}, {score}", figure, mine, other, "softmax"))
         rows[-1].note = f"shipped, by exit: {', '.join(chosen)}"
-        for exit_ in range(len(found["softmax"][0])):
-            right = [seed_[exit_] for seed_ in found["softmax"]]
-            rows.append(compared(objective, f"accuracy, exit {exit_}, %", right, None, ""))
+        rows += by_exit(objective, found["softmax"])
     last = [[seed_[-1] for seed_ in by_arm[o]] for o in ("ce", "selective")]
     figure = "AUGRC x 1000, last exit"
     rows.append(compared("selective, shipped", figure, last[1], last[0], "ce, shipped"))
     return Study(
         title=f"Objectives and exit scores, {name}",
-        command=f"{COMMAND} scores" + (" --data PHOTOGRAPHS" if data else ""),
+        command=f"{COMMAND} scores" + (" --data PHOTOGRAPHS" if name == "photographs" else ""),
         setting=f"`tiny` from random weights, {epochs} epochs, on {_counts(run)}.",
+        rows=rows,
+    )
+
+
+def by_exit(arm: str, found: Sequence[Sequence[Outputs]]) -> list[Row]:
+    """Accuracy of every exit, each against the last of the same network; found[seed][exit]."""
+    last = [exits[-1] for exits in found]
+    rows = []
+    for index in range(len(found[0])):
+        mine, is_last = [exits[index] for exits in found], index == len(found[0]) - 1
+        figure = f"accuracy, exit {index}, %"
+        rows.append(compared(arm, figure, mine, None if is_last else last, "last exit"))
+    return rows
+
+
+def exits_study(work: Path, seeds: int, source: str, epochs: int) -> Study:
+    """An exit after every block: what each knows."""
+    found = []
+    for seed in range(seeds):
+        fit = {"seed": seed, "epochs": epochs}
+        settings = {"data": source, "split_seed": 0, "exits": EVERY_BLOCK, "fit": fit}
+        run = trained(work, f"exits-{seed}", settings)
+        found.append(shipped(run)[0])
+    rows = by_exit("ce", found)
+    for index in range(len(EVERY_BLOCK)):
+        mine = [exits[index] for exits in found]
+        rows.append(compared("ce", f"AUGRC x 1000, exit {index}", mine, None, ""))
+    return Study(
+        title="Early exits against full depth",
+        command=f"{COMMAND} exits",
+        setting=f"`tiny` from random weights with an exit after each of its six blocks, {epochs} "
+        f"epochs, on {_counts(run)}; exit 0 is after the first block.",
         rows=rows,
     )
 
@@ -210,9 +245,10 @@ def _counts(run: Path) -> str:
     return ", ".join(f"{len(splits.of(name)):,} {name}" for name in SPLITS)
 
 
-def adapters_study(work: Path, seeds: int) -> Study:
+def adapters_study(work: Path, seeds: int, count: int) -> Study:
     """The day model to night: nothing, all weights, LoRA, DoRA."""
-    base = trained(work, "adapters-base", {"data": DAY, "fit": {"epochs": 10}})
+    base = _day_model(work, count)
+    night = rendered("night", count)
     arms: dict[str, dict[str, Any]] = {
         "full": {},
         "LoRA": {"adapter": {"kind": "lora"}},
@@ -221,9 +257,9 @@ def adapters_study(work: Path, seeds: int) -> Study:
     found: dict[str, list[list[Outputs]]] = {arm: [] for arm in arms}
     shares: dict[str, str] = {}
     for arm, extra in arms.items():
-        rate = _rate(work, f"adapters-{arm}", base, extra)
+        rate = _rate(work, f"adapters-{arm}", base, night, extra)
         for seed in range(seeds):
-            settings = _night(base, rate, seed) | extra
+            settings = _from(base, night, rate, seed) | extra
             run = trained(work, f"adapters-{arm}-{rate:g}-{seed}", settings)
             found[arm].append(shipped(run)[0])
         share = show_run(run).summary.share or 0.0
@@ -237,30 +273,31 @@ def adapters_study(work: Path, seeds: int) -> Study:
             row = compared(arm, figure, mine, None if arm == "full" else reference, "full")
             row.note = shares[arm]
             rows.append(row)
-    for arm in arms:
-        for exit_ in range(len(found[arm][0])):
-            mine = [exits[exit_] for exits in found[arm]]
-            rows.append(compared(arm, f"accuracy, exit {exit_}, %", mine, None, ""))
+    rows += [row for arm in arms for row in by_exit(arm, found[arm])[:-1]]
     return Study(
         title="From day to night: full fine-tune, LoRA, DoRA",
         command=f"{COMMAND} adapters",
-        setting="`tiny`, rank 16 on all linear layers, 6 epochs on 2,200 night images; each arm's "
-        "learning rate is the better of 0.0003 and 0.001 by AUGRC on val_select, with a seed that "
-        "is not compared.",
+        setting="`tiny`, rank 16 on all linear layers, 6 epochs on night images: "
+        f"{_counts(run)}; each arm's rate is the better of 0.0003 and 0.001 by AUGRC on "
+        "val_select, with a seed that is not compared.",
         rows=rows,
     )
 
 
-def _night(base: Path, rate: float, seed: int) -> dict[str, Any]:
+def _day_model(work: Path, count: int) -> Path:
+    return trained(work, "adapters-base", {"data": rendered("day", count), "fit": {"epochs": 10}})
+
+
+def _from(base: Path, data: str, rate: float, seed: int) -> dict[str, Any]:
     fit = {"epochs": 6, "lr": rate, "seed": seed}
-    return {"data": NIGHT, "split_seed": 0, "init": str(base), "fit": fit}
+    return {"data": data, "split_seed": 0, "init": str(base), "fit": fit}
 
 
-def _rate(work: Path, name: str, base: Path, extra: dict[str, Any]) -> float:
+def _rate(work: Path, name: str, base: Path, data: str, extra: dict[str, Any]) -> float:
     """The learning rate with the lower AUGRC on val_select, with a seed that is not compared."""
     areas = {}
     for rate in (3e-4, 1e-3):
-        run = trained(work, f"{name}-{rate:g}-100", _night(base, rate, 100) | extra)
+        run = trained(work, f"{name}-{rate:g}-100", _from(base, data, rate, 100) | extra)
         areas[rate] = min(
             entry["augrc"]
             for line in (run / "log.jsonl").read_text().splitlines()
@@ -277,9 +314,9 @@ def _elsewhere(base: Path, run: Path) -> Outputs:
     return outputs(out, np.abs(out.logits[:, 1] - out.logits[:, 0]), data.labels)
 
 
-def explora_study(work: Path, seeds: int, images: int, epochs: int) -> Study:
+def explora_study(work: Path, seeds: int, count: int, images: int, epochs: int) -> Study:
     """Few labels at night: the day backbone as it is, or adapted without labels first."""
-    base = trained(work, "adapters-base", {"data": DAY, "fit": {"epochs": 10}})
+    base = _day_model(work, count)
     backbone = work / "day-backbone"
     if not backbone.exists():
         load_network(base, scores=False)[0].backbone.save_pretrained(backbone)
@@ -358,11 +395,12 @@ def page(studies: Sequence[Study], seeds: int) -> str:
 
 
 @click.command()
-@click.argument("study", type=click.Choice(["scores", "adapters", "explora", "page"]))
+@click.argument("study", type=click.Choice(["scores", "adapters", "explora", "exits", "page"]))
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder of all runs.")
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(2))
 @click.option("--data", help="scores: a folder of labelled images instead of roadworks.")
 @click.option("--epochs", type=int, help="[default: 10; explora 12]")
+@click.option("--count", default=4000, show_default=True, help="Rendered images of a study.")
 @click.option("--images", default=1500, show_default=True, help="explora: unlabelled images.")
 @click.option("--write", default=PAGE, show_default=True, type=click.Path(path_type=Path))
 def main(
@@ -371,6 +409,7 @@ def main(
     seeds: int,
     data: str | None,
     epochs: int | None,
+    count: int,
     images: int,
     write: Path,
 ) -> None:
@@ -385,11 +424,14 @@ def main(
         return
     try:
         if study == "scores":
-            result = scores_study(work, seeds, data, epochs or 10)
+            source, kind = data or rendered("day", count), "photographs" if data else "roadworks"
+            result = scores_study(work, seeds, source, kind, epochs or 10)
         elif study == "adapters":
-            result = adapters_study(work, seeds)
+            result = adapters_study(work, seeds, count)
+        elif study == "exits":
+            result = exits_study(work, seeds, rendered("day", count), epochs or 10)
         else:
-            result = explora_study(work, seeds, images, epochs or 12)
+            result = explora_study(work, seeds, count, images, epochs or 12)
     except CascadeError as error:
         raise click.ClickException(str(error)) from error
     name = f"study-{study}" + ("-photographs" if data else "")

@@ -43,9 +43,7 @@ def train(run: Path, config: FitConfig, adapter: bool, resume: bool, die: bool) 
 
     data = (images(64, 1), images(24, 2))
     with ended(Machine(config.scale, config.amp)) as machine:
-        return fit(
-            network, *data, config, run, resume=resume, progress=progress, machine=machine
-        )
+        return fit(network, *data, config, run, resume=resume, progress=progress, machine=machine)
 
 
 if __name__ == "__main__":
