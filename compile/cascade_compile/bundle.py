@@ -8,47 +8,31 @@ happens in a hidden folder beside the output, which is renamed when it is whole.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from cascade_calib.certify_engines import CertifiedTarget, certify_engines, outcome
+from cascade_calib.certify_engines import outcome
 from cascade_calib.certify_target import Request
 from cascade_calib.labelled import Loaded, Progress, load_split_pixels
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import part_of, publish, write_contents
-from cascade_compile import parity, targets
-from cascade_compile.export import export_stages
+from cascade_compile.build_target import Job, build_target, stage_sources
 from cascade_compile.ledger import count_use
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
-from cascade_runtime.bundle import Bundle, engine_files
-from cascade_runtime.engines import unavailable
-from cascade_runtime.errors import BundleError, CascadeError, ConfigError, TargetError
+from cascade_runtime.bundle import Bundle
+from cascade_runtime.errors import BundleError, ConfigError
 from cascade_runtime.manifest import (
     FORMAT,
     FORMAT_VERSION,
     Manifest,
     Model,
-    StageInfo,
-    Target,
-    TargetStage,
-    stage_inputs,
 )
-from cascade_runtime.stages import load_target
 from cascade_train.checkpoint import RunConfig, load_network
 from cascade_train.data.sources import SPLITS_NAME
 from cascade_train.exits import Network
-
-PARITY_IMAGES = 128
-
-
-class ParityError(CascadeError):
-    """An engine differs from the network by more than its precision explains."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +94,27 @@ def _build_in(
     exported = folder / ".onnx"
     exported.mkdir(parents=True)
     say(f"exporting {len(stages)} stages to ONNX")
-    onnx_files = export_stages(model, size, exported)
+    sources = stage_sources(model, size, exported, data["val_select"].pixels)
     parts = [request.run / part.path for part in config.joined]
-    uses = count_use(request.run, data["val_calib"], parts)
+    job = Job(
+        folder=folder,
+        sources=sources,
+        infos=stages,
+        model=model,
+        preprocess=config.preprocess,
+        select=data["val_select"],
+        calib=data["val_calib"],
+        promise=request.promise,
+        calibration_uses=count_use(request.run, data["val_calib"], parts),
+        threads=request.threads,
+        thumbnails=request.thumbnails,
+        force=request.force,
+        progress=progress,
+    )
     built = {}
     for name in request.targets:
         say(f"{name}: building engines and running them over val_select and val_calib")
-        built[str(name)] = _build_target(
-            folder, name, onnx_files, request, model, config, data, stages, uses, progress
-        )
+        built[str(name)] = build_target(job, name)
         say(f"{name}: {outcome(built[str(name)].certificate)}")
     shutil.rmtree(exported)
     manifest = Manifest(
@@ -143,84 +139,6 @@ def _build_in(
     return manifest
 
 
-def _build_target(
-    folder: Path,
-    name: TargetName,
-    onnx_files: list[Path],
-    request: BundleRequest,
-    model: Network,
-    config: RunConfig,
-    data: dict[str, Loaded],
-    infos: tuple[StageInfo, ...],
-    uses: int,
-    progress: Progress | None,
-) -> CertifiedTarget:
-    target = _build_engines(folder, name, onnx_files)
-    reason = unavailable(target)
-    if reason is not None:
-        raise TargetError(
-            f"{name} cannot run on this machine, so it cannot be certified here: {reason}"
-        )
-    stages = load_target(
-        target,
-        lambda path: (folder / path).read_bytes(),
-        request.threads,
-        stage_inputs(infos),
-    )
-    pixels = data["val_select"].pixels[:PARITY_IMAGES]
-    compared = parity.measure(model, stages, pixels, name.precision)
-    if not compared.finite:  # nothing that --force could record, or anyone could use
-        raise ParityError(
-            f"{name}: engine or network gives outputs that are not numbers on some of the first "
-            f"{compared.images} images of val_select; choose another precision, or train again"
-        )
-    if not compared.ok and not request.force:
-        raise ParityError(
-            f"{name}: the engine differs from the network by {compared.max_difference:.3g} at "
-            f"logits up to {compared.scale:.3g} (limit {compared.limit:g} of that); this engine is "
-            "not what was trained. Choose another precision, or --force to write it all the same"
-        )
-    built = certify_engines(
-        stages,
-        str(name),
-        target,
-        data["val_select"],
-        data["val_calib"],
-        infos=infos,
-        request=request.promise,
-        preprocess=config.preprocess,
-        engines={path: _sha256(folder / path) for path in engine_files(target)},
-        calibration_uses=uses,
-        thumbnails=request.thumbnails,
-        progress=progress,
-    )
-    figures = compared.figures(built.decision)
-    return replace(built, target=msgspec.structs.replace(built.target, parity=figures))
-
-
-def _build_engines(folder: Path, name: TargetName, onnx_files: list[Path]) -> Target:
-    place = folder / "targets" / name.folder
-    place.mkdir(parents=True)
-    builder = targets.builder(name.backend)
-    stages = tuple(
-        TargetStage(
-            files=tuple(
-                f"targets/{name.folder}/{file}"
-                for file in builder.build(onnx_file, place, name.precision)
-            )
-        )
-        for onnx_file in onnx_files
-    )
-    return Target(
-        backend=name.backend,
-        precision=name.precision,
-        device=name.device,
-        stages=stages,
-        images_per_s=0.0,
-        parity={},
-    )
-
-
 def _load_data(
     request: BundleRequest, config: RunConfig, progress: Progress | None
 ) -> dict[str, Loaded]:
@@ -234,11 +152,6 @@ def _load_data(
 def _stem(out: Path) -> str:
     """The model's name when none was given: `--out` without its endings."""
     return out.name.removesuffix(".zip").removesuffix(".cascade")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_out(request: BundleRequest) -> None:

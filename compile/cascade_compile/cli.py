@@ -113,10 +113,9 @@ def list_targets() -> None:
     from cascade_compile import targets
     from cascade_runtime.engines import backend
 
-    for name in targets.TARGETS:
-        for precision in targets.builder(name).PRECISIONS:
-            reason = backend(name).unavailable(precision, "cpu")
-            click.echo(f"{name}/{precision}/cpu  {'runs here' if reason is None else reason}")
+    for name in targets.every_target():
+        reason = backend(name.backend).unavailable(name.precision, name.device)
+        click.echo(f"{name}  {'runs here' if reason is None else reason}")
 
 
 def main() -> None:

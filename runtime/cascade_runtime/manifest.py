@@ -87,7 +87,11 @@ class TargetStage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """One compiled form of the whole cascade and what was measured when it was made."""
+    """One compiled form of the whole cascade and what was measured when it was made.
+
+    islands: layers computed in a wider type than `precision` says. forced: the engines differ from
+    the float32 network by more than their precision may, and were written all the same.
+    """
 
     backend: str
     precision: str
@@ -95,6 +99,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[TargetStage, ...]
     images_per_s: float
     parity: dict[str, float]
+    islands: tuple[str, ...] = ()
+    forced: bool = False
 
 
 class ExitRule(msgspec.Struct, frozen=True, kw_only=True):

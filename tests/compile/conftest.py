@@ -22,8 +22,8 @@ from PIL import Image
 
 from cascade_calib.labelled import Loaded
 from cascade_calib.path import Request
+from cascade_compile import build_target, targets
 from cascade_compile import bundle as bundles
-from cascade_compile import targets
 from cascade_compile.bundle import BundleRequest
 from cascade_compile.export import export_stages
 from cascade_runtime.engines import backend
@@ -118,7 +118,7 @@ def no_export(exported: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[Pat
     def copy(_model: object, _size: int, folder: Path) -> list[Path]:
         return [Path(shutil.copy(file, folder / f"stage{i}.onnx")) for i, file in enumerate(files)]
 
-    monkeypatch.setattr(bundles, "export_stages", copy)
+    monkeypatch.setattr(build_target, "export_stages", copy)
     return files
 
 
@@ -183,7 +183,7 @@ def made(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Made:
         threads=1,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundles, "export_stages", export_and_keep)
+        patch.setattr(build_target, "export_stages", export_and_keep)
         manifest = bundles.build(request, say=said.append)
     return Made(request.out, manifest, said, onnx_files)
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from cascade_calib import publish as publishing
-from cascade_compile import bundle as bundles
-from cascade_compile.bundle import BundleRequest, ParityError, build
+from cascade_compile import build_target
+from cascade_compile.build_target import ParityError
+from cascade_compile.bundle import BundleRequest, build
 from cascade_compile.ledger import LEDGER
 from cascade_runtime.bundle import GOLDEN, Bundle, pack, seal
 from cascade_runtime.cascade import Cascade
@@ -389,7 +390,7 @@ def test_target_that_this_machine_cannot_run_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bundles, "unavailable", lambda target: "no such instructions")
+    monkeypatch.setattr(build_target, "unavailable", lambda target: "no such instructions")
     with pytest.raises(TargetError, match="cannot be certified here: no such instructions"):
         quietly(request_for(tmp_path / "x.cascade"))
 

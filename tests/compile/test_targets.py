@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from cascade_compile import targets
+from cascade_compile.stages import split
 from cascade_runtime import engines
 from cascade_runtime.errors import TargetError
+from cascade_train.exits import CascadeModel
 
-NAMES = [
-    f"{backend}/{precision}/cpu"
-    for backend in targets.TARGETS
-    for precision in targets.builder(backend).PRECISIONS
-]
+NAMES = [str(name) for name in targets.every_target()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,13 +45,12 @@ def test_target_that_cannot_be_built_is_refused_with_the_list_of_those_that_can(
 def test_every_backend_that_is_built_for_can_be_run() -> None:
     assert set(targets.TARGETS) <= set(engines.BACKENDS)
     for backend in targets.TARGETS:
-        runs = {precision for precision, _ in engines.backend(backend).TARGETS}
-        assert set(targets.builder(backend).PRECISIONS) <= runs
+        assert set(targets.builder(backend).TARGETS) <= set(engines.backend(backend).TARGETS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_answers_as_the_exported_file_does(
-    name: str, exported: list[Path], trained, tmp_path: Path
+    name: str, exported: list[Path], model: CascadeModel, trained, tmp_path: Path
 ) -> None:
     target = targets.parse(name)
     reason = engines.backend(target.backend).unavailable(target.precision, target.device)
@@ -61,9 +58,10 @@ def test_engine_answers_as_the_exported_file_does(
         pytest.skip(reason)
     pixels = trained.select.pixels[:3]
     wanted = load("onnxruntime", "fp32", [exported[0].name], exported[0].parent).run(pixels)
-    files = targets.builder(target.backend).build(exported[0], tmp_path, target.precision)
-    assert sorted(files) == sorted(path.name for path in tmp_path.iterdir())
-    have = load(target.backend, target.precision, files, tmp_path).run(pixels)
+    source = targets.StageSource(0, exported[0], split(model, 64)[0], lambda: trained.select.pixels)
+    built = targets.builder(target.backend).build(source, tmp_path, target.precision, target.device)
+    assert sorted(built.files) == sorted(path.name for path in tmp_path.iterdir())
+    have = load(target.backend, target.precision, list(built.files), tmp_path).run(pixels)
     limit = {"fp32": 1e-4, "bf16": 0.1}[target.precision]
     assert have.keys() == wanted.keys()
     for key, value in wanted.items():

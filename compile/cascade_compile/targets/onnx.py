@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-PRECISIONS = ("fp32",)
+from cascade_compile.targets import Built, StageSource
+
+TARGETS = (("fp32", "cpu"),)
 
 
-def build(onnx_file: Path, folder: Path, precision: str) -> list[str]:
+def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
     """Copy the ONNX file, weights inside, into `folder`."""
-    target = folder / f"{onnx_file.stem}.onnx"
-    shutil.copyfile(onnx_file, target)
-    return [target.name]
+    target = folder / f"stage{source.index}.onnx"
+    shutil.copyfile(source.onnx_file, target)
+    return Built((target.name,))

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PRECISIONS = ("fp32", "bf16")
+from cascade_compile.targets import Built, StageSource
+
+TARGETS = (("fp32", "cpu"), ("bf16", "cpu"))
 
 
-def build(onnx_file: Path, folder: Path, precision: str) -> list[str]:
+def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
     """Convert and write `stageN.xml` and `stageN.bin`."""
     from cascade_runtime.engines.openvino import import_quietly
 
     openvino = import_quietly()
-    model = openvino.convert_model(onnx_file)
-    path = folder / f"{onnx_file.stem}.xml"
+    model = openvino.convert_model(source.onnx_file)
+    path = folder / f"stage{source.index}.xml"
     openvino.save_model(model, path, compress_to_fp16=False)
-    return [path.name, path.with_suffix(".bin").name]
+    return Built((path.name, path.with_suffix(".bin").name))

@@ -5,14 +5,17 @@
     load(files, main, *, precision, device, threads)   an `Engine` from bytes already verified
     version()                                   the library and its version
 
-A new backend is one new module and one line in `BACKENDS`. Modules are imported when first used,
-and the engine library only by `load` and `unavailable`.
+A new backend is one new module and one line in `BACKENDS`, or, for one that lives outside this
+package (torch's), an entry point of the group `cascade_edge.engines`. Modules are imported when
+first used, and the engine library only by `load` and `unavailable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -69,14 +72,21 @@ def backend(name: str) -> Backend:
     Raises:
         TargetError: this version knows no backend of that name.
     """
-    if name not in BACKENDS:
+    if name not in known():
         raise TargetError(_unknown(name))
-    return cast(Backend, import_module(BACKENDS[name]))
+    return cast(Backend, import_module(known()[name]))
+
+
+@cache
+def known() -> dict[str, str]:
+    """Every backend of this installation, by name: its module."""
+    found = {point.name: point.value for point in entry_points(group="cascade_edge.engines")}
+    return found | BACKENDS
 
 
 def unavailable(target: Target) -> str | None:
     """Why this machine cannot run `target`, with the fix where there is one; None if it can."""
-    if target.backend not in BACKENDS:
+    if target.backend not in known():
         return _unknown(target.backend)
     return backend(target.backend).unavailable(target.precision, target.device)
 
@@ -108,5 +118,5 @@ def load(
 
 
 def _unknown(name: str) -> str:
-    known = ", ".join(sorted(BACKENDS))
-    return f"no backend {name!r} in this version (known: {known}); upgrade cascade-edge"
+    names = ", ".join(sorted(known()))
+    return f"no backend {name!r} in this version (known: {names}); upgrade cascade-edge"
