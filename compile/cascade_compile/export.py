@@ -1,7 +1,8 @@
 """Each stage as a float32 ONNX file: the one form that every engine is made from.
 
-In: a merged network. Out: `stageN.onnx` files with the weights inside, input `pixels`
-(uint8 NHWC) or `tokens_in`, outputs `logits`, `gate`, `tokens`, and batch as the free axis.
+In: a merged network. Out: `stageN.onnx` files, input `pixels` (uint8 NHWC) or `tokens_in`, outputs
+`logits`, `gate`, `tokens`, and batch as the free axis. The weights are inside or, as a file of
+protobuf may not pass 2 GiB, beside it in `stageN.onnx.data` where the stage is large.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cascade_train.exits import Network
 
 OPSET = 20  # LayerNormalization and Gelu are single nodes
 BATCH = 3  # an example batch of 1 would be taken for a constant
+INSIDE_BYTES = 1 << 30  # weights up to this size stay in the file; protobuf ends at 2 GiB
 
 
 class ExportError(CascadeError):
@@ -57,8 +59,18 @@ def _export(stage: Stage, tensor: torch.Tensor, path: Path) -> None:
         input_names=[stage.input_name],
         output_names=stage.output_names,
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        external_data=False,
+        external_data=weights_bytes(stage) > INSIDE_BYTES,
     )
+
+
+def weights_bytes(stage: Stage) -> int:
+    """The size of the stage's weights in float32."""
+    return 4 * sum(parameter.numel() for parameter in stage.parameters())
+
+
+def data_file(onnx_file: Path) -> Path:
+    """Where the weights of a large stage are; a small one has no such file."""
+    return onnx_file.with_name(f"{onnx_file.name}.data")
 
 
 def _strip(path: Path) -> None:
@@ -68,7 +80,7 @@ def _strip(path: Path) -> None:
     """
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node)
     for part in (model, graph, *values):
@@ -81,9 +93,8 @@ def _check(path: Path, stage: Stage) -> None:
     """The graph is valid, its names are the stated ones, and only the batch is free."""
     import onnx
 
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
-    graph = model.graph
+    onnx.checker.check_model(path, full_check=True)  # by path: it may be over 2 GiB
+    graph = onnx.load(path, load_external_data=False).graph
     names = [value.name for value in (*graph.input, *graph.output)]
     if names != [stage.input_name, *stage.output_names]:
         raise ExportError(f"{path.name}: inputs and outputs are {names}")

@@ -11,9 +11,11 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from cascade_compile import export
-from cascade_compile.export import ExportError, export_stages
+from cascade_compile import export, targets
+from cascade_compile.export import ExportError, data_file, export_stages
 from cascade_compile.stages import Stage, split
+from cascade_compile.targets import StageSource
+from cascade_runtime import engines
 from cascade_train.exits import CascadeModel
 
 SIDE = 32
@@ -128,3 +130,43 @@ def test_graph_that_is_not_as_stated_is_refused(
     words = "inputs and outputs are" if what == "names" else "batch must be the only free axis"
     with pytest.raises(ExportError, match=words):
         export._check(path, stage)
+
+
+@pytest.fixture
+def beside(
+    model: CascadeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[StageSource]:
+    """The stages as those of a large network are written: weights beside the graph."""
+    monkeypatch.setattr(export, "INSIDE_BYTES", 0)
+    files = export_stages(model, SIDE, tmp_path)
+    modules = split(model, SIDE)
+    return [
+        StageSource(i, file, module, lambda: np.zeros((1, SIDE, SIDE, 3), np.uint8))
+        for i, (file, module) in enumerate(zip(files, modules, strict=True))
+    ]
+
+
+def test_large_stage_keeps_its_weights_in_a_file_beside_it(beside: list[StageSource]) -> None:
+    for source in beside:
+        weights = 4 * sum(p.numel() for p in source.module.parameters())
+        assert (
+            source.onnx_file.stat().st_size
+            < 0.1 * weights
+            < data_file(source.onnx_file).stat().st_size
+        )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_of_a_large_stage_answer_as_those_of_a_small_one(
+    name: str, beside: list[StageSource], exported: list[Path], trained, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    pixels = trained.select.pixels[:3]
+    built = targets.builder(name).build(beside[0], folder, "fp32", "cpu")
+    files = {file: (folder / file).read_bytes() for file in built.files}
+    have = engines.load(name, files, built.files[0], precision="fp32", device="cpu").run(pixels)
+    whole = onnxruntime.InferenceSession(exported[0], providers=["CPUExecutionProvider"])
+    wanted = whole.run(["logits", "gate", "tokens"], {"pixels": pixels})
+    for key, value in zip(("logits", "gate", "tokens"), wanted, strict=True):
+        np.testing.assert_allclose(have[key], value, atol=1e-4)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from cascade_compile.export import data_file
 from cascade_compile.targets import Built, StageSource
 
 TARGETS = (("fp32", "cpu"),)
 
 
 def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
-    """Copy the ONNX file, weights inside, into `folder`."""
-    target = folder / f"stage{source.index}.onnx"
-    shutil.copyfile(source.onnx_file, target)
-    return Built((target.name,))
+    """Copy the ONNX file into `folder`, and the weights of a large stage beside it."""
+    files = [file for file in (source.onnx_file, data_file(source.onnx_file)) if file.exists()]
+    for file in files:
+        shutil.copyfile(file, folder / file.name)  # the name is written in the ONNX file
+    return Built(tuple(file.name for file in files))
