@@ -1,0 +1,201 @@
+"""The target that `--precision auto` chooses, run to its last exit, beside the field's own engines.
+
+In: a preset at its image size; the backbone's weights are random and its heads are trained on
+rendered scenes, so that there is a promise to certify. Out: milliseconds an image at each batch
+size, as the median over interleaved rounds, of the chosen target with its early exits shut and of
+the peers: the same network, un-split, in torch (eager and compiled, float32 and bfloat16), and one
+plain ONNX export of it in ONNX Runtime and, with every precision it can be asked for by a hint, in
+OpenVINO. Ratios are of the same round; status 1 where one is below its limit.
+
+    python benchmarks/studies/peers.py --preset vits16 --work build/peers
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cascade_bench.comparison import always_full
+from cascade_compile.export import OPSET
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.engines.openvino import import_quietly
+from cascade_train.checkpoint import load_network
+from cascade_train.exits import CascadeModel
+
+Pixels = npt.NDArray[np.uint8]
+Run = Callable[[Pixels], object]
+BASE = "onnxruntime fp32"
+LIMITS = {1: 2.2, 8: 3.0}  # over BASE, by batch size
+PEER_LIMIT = 1.15
+
+
+class Whole(torch.nn.Module):
+    """The network without a cut: pixels to what its last exit answers."""
+
+    def __init__(self, model: CascadeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.exits.heads[-1].answer(self.model.hidden(pixels)[-1])
+
+
+def made(preset: str, images: int, alpha: str, work: Path) -> tuple[Path, Path]:
+    """The run and its bundle, made by the commands if they are not there."""
+    run, bundle = work / preset, work / f"{preset}.cascade"
+    if not (run / "scores.json").exists():
+        fit = ["cascade-train", "fit", "--preset", preset, "--data", f"roadworks:day?n={images}"]
+        fit += ["--freeze", "backbone", "--epochs", "60", "--splits", ".5,.15,.3,.05"]
+        _command([*fit, "--out", str(run)])
+    if not bundle.exists():
+        build = ["cascade-compile", "bundle", str(run), "--precision", "auto", "--alpha", alpha]
+        _command([*build, "--out", str(bundle)])
+    return run, bundle
+
+
+def _command(words: list[str]) -> None:
+    done = subprocess.run([Path(sys.executable).with_name(words[0]), *words[1:]], check=False)
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(words)} ended with status {done.returncode}")
+
+
+def ours(bundle: Path, threads: int) -> tuple[str, str, Run]:
+    """The certified target with its early exits shut, its name and the certificate's status."""
+    cascade = Cascade.open(bundle, threads=threads)
+    shut = always_full(cascade.decision)
+    status = cascade.manifest.certificates[cascade.target].status
+    return cascade.target, status, lambda pixels: cascade.stages.forward(pixels, shut)
+
+
+def peers(model: CascadeModel, example: Pixels, threads: int, work: Path) -> dict[str, Run]:
+    """Every peer that this machine can run."""
+    whole = Whole(model).eval()
+    found = {"torch eager fp32": _torch(whole, False), "torch eager bf16": _torch(whole, True)}
+    compiled = torch.compile(whole, dynamic=False)
+    found |= {"torch.compile fp32": _torch(compiled, False)}
+    found |= {"torch.compile bf16": _torch(compiled, True)}
+    path = work / "plain.onnx"
+    torch.onnx.export(
+        whole,
+        (torch.from_numpy(example),),
+        path,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["pixels"],
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        external_data=False,
+    )
+    found[BASE] = _onnxruntime(path, threads)
+    for precision in ("f32", "bf16"):
+        found[f"openvino {precision}"] = _openvino(path, precision, threads)
+    return found
+
+
+def _torch(network: Any, half: bool) -> Run:
+    def run(pixels: Pixels) -> object:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return network(torch.from_numpy(pixels))
+
+    return run
+
+
+def _onnxruntime(path: Path, threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"pixels": pixels})
+
+
+def _openvino(path: Path, precision: str, threads: int) -> Run:
+    core = import_quietly().Core()
+    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    hints["INFERENCE_NUM_THREADS"] = threads
+    request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
+    return lambda pixels: request.infer({0: pixels}, share_inputs=True)
+
+
+def rounds(runs: dict[str, Run], pixels: Pixels, count: int) -> dict[str, list[float]]:
+    """Milliseconds an image of every run, in turns."""
+    for run in runs.values():
+        run(pixels)
+        run(pixels)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(count):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(pixels)
+            times[name].append(1e3 * (time.perf_counter() - started) / len(pixels))
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, mine: str) -> tuple[float, float, float]:
+    """How many times as fast `mine` is, median over the rounds with the lowest and the highest."""
+    each = sorted(a / b for a, b in zip(times[name], times[mine], strict=True))
+    return statistics.median(each), each[0], each[-1]
+
+
+@click.command()
+@click.option("--preset", default="vits16", show_default=True)
+@click.option("--images", default=2000, show_default=True, help="Rendered, over all splits.")
+@click.option("--alpha", default="0.2", show_default=True, help="The risk to promise.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", "count", default=15, show_default=True, type=click.IntRange(1))
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def main(
+    preset: str, images: int, alpha: str, threads: int, count: int, work: Path, as_json: bool
+) -> None:
+    """Train heads, let the search choose, and measure the choice beside its peers."""
+    work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
+    run, bundle = made(preset, images, alpha, work)
+    model, config = load_network(run)
+    if not isinstance(model, CascadeModel):
+        raise click.ClickException(f"{run} is no single network")
+    name, status, mine = ours(bundle, threads)
+    side = config.preprocess.height
+    images_of = {
+        batch: np.random.default_rng(batch).integers(0, 256, (batch, side, side, 3), np.uint8)
+        for batch in (3, *LIMITS)
+    }
+    runs = {name: mine, **peers(model, images_of[3], threads, work)}
+    found, low = {}, []
+    for batch, limit in LIMITS.items():
+        times = rounds(runs, images_of[batch], count)
+        ratios = {peer: ratio(times, peer, name) for peer in runs if peer != name}
+        best = min((peer for peer in ratios if peer != BASE), key=lambda peer: ratios[peer][0])
+        found[batch] = {
+            "ms_per_image": {peer: statistics.median(values) for peer, values in times.items()},
+            "ratios": ratios,
+            "best_peer": best,
+        }
+        low += [f"{ratios[BASE][0]:.2f} over {BASE}"] if ratios[BASE][0] < limit else []
+        low += [f"{ratios[best][0]:.2f} over {best}"] if ratios[best][0] < PEER_LIMIT else []
+    if as_json:
+        click.echo(json.dumps({"preset": preset, "chosen": name, "status": status, **found}))
+    else:
+        click.echo(f"{preset} at {side} px, {threads} threads: {name}, {status} at alpha {alpha}")
+        for batch, part in found.items():
+            for peer, value in sorted(part["ms_per_image"].items(), key=lambda pair: pair[1]):
+                times_of = part["ratios"].get(peer)
+                said = "" if times_of is None else "  {:.2f} ({:.2f} to {:.2f})".format(*times_of)
+                click.echo(f"batch {batch}  {peer:24}{value:8.1f} ms an image{said}")
+    if low:
+        raise click.ClickException("below the limit: " + "; ".join(low))
+
+
+if __name__ == "__main__":
+    main()
