@@ -1,7 +1,7 @@
 """`cascade-bench`: what a bundle does on this machine, against its targets.
 
-Results go to stdout, progress to stderr. Exit status: 0 every target met, 4 a target missed,
-1 the bundle, the data or the machine is at fault, 2 the command line is.
+Results go to stdout, progress to stderr. Exit status: 0 every target met, 6 a target missed,
+1 the data or the machine is at fault, 2 the command line, 3 the bundle, 4 it cannot run here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cascade_runtime.command import run_command
+from cascade_runtime.command import MISSED_STATUS, run_command
 
 if TYPE_CHECKING:
     from cascade_bench.record import Record
 
-MISSED_STATUS = 4
 DEFAULT_VERB = "run"
 WIDTH = 100
 
@@ -84,8 +83,8 @@ def run(
     Without --data the bundle's golden images are timed, and coverage and exit error are those of
     its certificate.
 
-    Exit status: 0 every target met, 4 a target missed, 1 the bundle or the data is at fault,
-    2 the command line is.
+    Exit status: 0 every target met, 6 a target missed, 1 the data is at fault, 2 the command line,
+    3 the bundle, 4 the target cannot run here.
     """
     if split and not data:
         raise click.UsageError("--split is about --data, which is not given")

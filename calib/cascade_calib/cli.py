@@ -1,7 +1,7 @@
 """`cascade-calibrate`: certify, measure and compare bundles and scores, and watch for drift.
 
-Exit status: 0 done, 1 the input or the machine is at fault, 2 the command line is, 3 nothing could
-be certified (INFEASIBLE), 5 an alarm of `drift`.
+Exit status: 0 done, 1 the input or the machine is at fault, 2 the command line is, 3 the bundle is
+invalid, 4 a target cannot run here, 5 nothing could be certified (INFEASIBLE), 7 an alarm of `drift`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cascade_runtime.command import INFEASIBLE_STATUS, run_command
+from cascade_runtime.command import ALARM_STATUS, INFEASIBLE_STATUS, run_command
 from cascade_runtime.manifest import POLICIES
 
 if TYPE_CHECKING:
     from cascade_calib.path import Request
-
-ALARM_STATUS = 5
 
 _bundle = click.argument("bundle", type=click.Path())
 _target = click.option(
@@ -104,7 +102,7 @@ def certify(
     replaced in one step when the new one is whole. Targets that cannot run here are refused, or
     left out with --drop-others.
 
-    Exit status 3 when the promise is INFEASIBLE; the bundle then defers every image.
+    Exit status 5 when the promise is INFEASIBLE; the bundle then defers every image.
     """
     from cascade_calib.bounds import as_fraction
     from cascade_calib.progress import shown
@@ -229,7 +227,7 @@ def certify_table(
 
     Columns: label (0 or 1) with logit0, logit1 and perhaps gate; or label, score (higher is more
     trusted) and prediction (0 or 1); or what `scores export` writes. With a column group, groups
-    stay together. Exit status 3 when the promise is INFEASIBLE.
+    stay together. Exit status 5 when the promise is INFEASIBLE.
     """
     from cascade_calib import scores as verb
     from cascade_calib.score_table import read_scores
@@ -282,7 +280,7 @@ def drift(
     Where they are not, its certificate says nothing about them. By default the new images are one
     batch; with --stream they come one after another and the alarm says at which one.
 
-    Exit status 5 on an alarm, 0 on none. Where nothing has changed, at most a share --false-alarm
+    Exit status 7 on an alarm, 0 on none. Where nothing has changed, at most a share --false-alarm
     of such tests alarms.
     """
     from cascade_calib import drift as verb

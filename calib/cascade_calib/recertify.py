@@ -29,7 +29,7 @@ from cascade_calib.path import SET_POLICIES, Request
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import REPORT, part_of, publish, recover, write_contents
-from cascade_runtime.bundle import GOLDEN, MANIFEST, SIGNATURE, Bundle, engine_files
+from cascade_runtime.bundle import GOLDEN, MANIFEST, Bundle, engine_files
 from cascade_runtime.engines import unavailable
 from cascade_runtime.errors import ConfigError, DataError, TargetError
 from cascade_runtime.manifest import FORMAT_VERSION, Manifest, Policy
@@ -113,7 +113,7 @@ def recertify(
         _copy_rest(opened, part, manifest)
         write_contents(part, manifest, certified)
         Bundle.open(part)  # the reader's own checks, before anyone else meets the bundle
-        if (place / SIGNATURE).exists():
+        if opened.signed:
             say("the old signature is not about the new contents and is gone; sign the bundle anew")
         publish(part, place)
     finally:

@@ -75,7 +75,7 @@ def bundle(
     policy: Policy,
     **options: object,
 ) -> None:
-    """Merge, export, certify and seal RUN; exit status 3 when the promise is INFEASIBLE."""
+    """Merge, export, certify and seal RUN; exit status 5 when the promise is INFEASIBLE."""
     from cascade_calib.bounds import as_fraction
     from cascade_calib.certify import Request
     from cascade_calib.progress import shown

@@ -1,7 +1,8 @@
 """A bundle on disk: opened only when every byte of it is the one that was sealed.
 
-In: a folder or an uncompressed zip. Out: a `Bundle` with its manifest and verified reads, or a
-`BundleError` naming the file; `seal` and `pack` are the writing side. No engine is loaded here.
+In: a folder or an uncompressed zip, and the public key of who must have signed it. Out: a `Bundle`
+with its manifest and verified reads, or a `BundleError` naming the file; `seal`, `sign` and `pack`
+are the writing side. No engine is loaded here.
 Spec: docs/bundle-format.md, "SHA256SUMS" and "Order of checks".
 """
 
@@ -11,13 +12,16 @@ import hashlib
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cascade_runtime import manifest as manifests
+from cascade_runtime import signature as signatures
 from cascade_runtime.container import Container, Folder, is_name, open_container
 from cascade_runtime.errors import BundleError
 from cascade_runtime.manifest import Manifest, Target
+from cascade_runtime.signature import KeyFile
 
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
@@ -25,33 +29,55 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.safetensors"
 UNLISTED = frozenset({SUMS, SIGNATURE})
 _MAX_SUMS_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_SIGNATURE_BYTES = 4096  # so that one of another length is named for what it is
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle: checked hashes, its manifest, and certificates that fit its engines."""
+    """An open bundle: checked hashes, its manifest, and certificates that fit its engines.
+
+    signed: it has a signature, which says nothing until somebody checks it.
+    signer: the fingerprint of the public key that was required, and which did sign it.
+    """
 
     path: Path
     manifest: Manifest
     hashes: dict[str, str]  # every listed file's SHA-256
+    signed: bool
+    signer: str | None
     _container: Container
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, public_key: KeyFile | None = None) -> Bundle:
         """Check everything that can be checked without an engine, in the order of the spec.
+
+        Args:
+            public_key: a file with the Ed25519 public key, in PEM, of who must have signed it;
+                None asks for no signature and looks at none.
 
         Raises:
             BundleError: the first thing that is wrong, by file or field, and what to do.
+            ConfigError: a key is given and the library that checks signatures is not installed.
         """
+        key = None if public_key is None else signatures.load_public_key(public_key)
         container = open_container(path)
-        hashes = _verify(container)
+        names = container.names()
+        sums = _read_sums(container, names)
+        if key is not None:
+            if SIGNATURE not in names:
+                raise BundleError(f"{SIGNATURE}: missing; a signature is required, and here is none")
+            written = container.read(SIGNATURE, limit=_MAX_SIGNATURE_BYTES)
+            signatures.check(sums, written, key, SIGNATURE)
+        hashes = _verify(container, names, sums)
         if MANIFEST not in hashes:
             raise BundleError(f"{MANIFEST}: missing; rebuild with cascade-compile bundle")
-        manifest = manifests.decode(_read(container, MANIFEST, hashes))
+        manifest = manifests.decode(_read(container, MANIFEST, hashes, _MAX_MANIFEST_BYTES))
         for name in manifest.targets:
             _check_certificate(manifest, name, hashes)
-        return cls(Path(path), manifest, hashes, container)
+        signer = None if key is None else signatures.fingerprint(key)
+        return cls(Path(path), manifest, hashes, SIGNATURE in names, signer, container)
 
     def read(self, path: str) -> bytes:
         """The bytes of a listed file, hashed again: what is returned is what was verified.
@@ -60,6 +86,10 @@ class Bundle:
             BundleError: not in the bundle, or changed since it was opened.
         """
         return _read(self._container, path, self.hashes)
+
+    def size(self, path: str) -> int:
+        """How many bytes a listed file has."""
+        return self._container.size(path)
 
 
 def engine_files(target: Target) -> list[str]:
@@ -88,29 +118,72 @@ def pack(folder: Path, zip_path: Path) -> None:
         BundleError: the folder is not sealed, or was changed since.
     """
     container = Folder(folder)
-    hashes = _verify(container)
-    temporary = _temporary(zip_path)
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(container.names()):
-            member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            member.create_system = 3  # Unix on every platform: the field decides no bytes then
-            member.external_attr = 0o644 << 16
-            member.file_size = (folder / name).stat().st_size
-            with archive.open(member, "w") as stream:
-                for chunk in container.chunks(name):
-                    stream.write(chunk)
-    temporary.replace(zip_path)
+    names = container.names()
+    hashes = _verify(container, names, _read_sums(container, names))
+    _write_zip(container, names, zip_path, {})
     packed = open_container(zip_path)
     for name, digest in hashes.items():
         _expect(name, _digest(packed, name), digest)
 
 
-def _verify(container: Container) -> dict[str, str]:
-    """The listed hashes, after the file set and every hash were found to match the list."""
+def sign(path: Path, private_key: KeyFile) -> str:
+    """Sign a whole bundle, folder or zip, in place; an earlier signature goes.
+
+    The signature enters in one step: whoever opens the bundle meanwhile finds it with the old one
+    or with the new one.
+
+    Returns:
+        The fingerprint of the key.
+
+    Raises:
+        BundleError: the bundle is not valid; nobody should vouch for it.
+        ConfigError: the key is not usable.
+    """
+    key = signatures.load_private_key(private_key)
+    place = path.resolve()
+    hashes = Bundle.open(place).hashes
+    container = open_container(place)
     names = container.names()
+    sums = _read_sums(container, names)
+    if parse_sums(sums) != hashes:
+        raise BundleError(f"{SUMS}: changed while it was verified; nothing was signed")
+    signature = key.sign(sums)
+    if place.is_dir():  # made outside: inside, a half-written file would be no bundle's
+        temporary = place.with_name(f".{place.name}.{SIGNATURE}.tmp")
+        temporary.write_bytes(signature)
+        temporary.replace(place / SIGNATURE)
+    else:
+        _write_zip(container, names | {SIGNATURE}, place, {SIGNATURE: signature})
+    return signatures.fingerprint(key.public_key())
+
+
+def _write_zip(
+    container: Container, names: frozenset[str], path: Path, instead: Mapping[str, bytes]
+) -> None:
+    """The files of `container` as a zip at `path`; those in `instead` have other bytes."""
+    temporary = _temporary(path)
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(names):
+            member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            member.create_system = 3  # Unix on every platform: the field decides no bytes then
+            member.external_attr = 0o644 << 16
+            new = instead.get(name)
+            member.file_size = container.size(name) if new is None else len(new)
+            with archive.open(member, "w") as stream:
+                for chunk in container.chunks(name) if new is None else (new,):
+                    stream.write(chunk)
+    temporary.replace(path)
+
+
+def _read_sums(container: Container, names: frozenset[str]) -> bytes:
     if SUMS not in names:
         raise BundleError(f"{SUMS}: missing; this is no sealed bundle")
-    hashes = parse_sums(container.read(SUMS))
+    return container.read(SUMS, limit=_MAX_SUMS_BYTES)
+
+
+def _verify(container: Container, names: frozenset[str], sums: bytes) -> dict[str, str]:
+    """The listed hashes, after the file set and every hash were found to match the list."""
+    hashes = parse_sums(sums)
     for name in sorted(hashes.keys() - names):
         raise BundleError(f"{name}: listed in {SUMS} but missing; copy the bundle again")
     for name in sorted(names - hashes.keys() - UNLISTED):
@@ -187,10 +260,12 @@ def _check_certificate(manifest: Manifest, name: str, hashes: dict[str, str]) ->
         )
 
 
-def _read(container: Container, name: str, hashes: dict[str, str]) -> bytes:
+def _read(
+    container: Container, name: str, hashes: dict[str, str], limit: int | None = None
+) -> bytes:
     if name not in hashes:
         raise BundleError(f"{name}: not in the bundle; rebuild with cascade-compile bundle")
-    data = container.read(name)
+    data = container.read(name, limit)
     _expect(name, hashlib.sha256(data).hexdigest(), hashes[name])
     return data
 

@@ -23,6 +23,7 @@ from cascade_runtime.golden import load_golden
 from cascade_runtime.golden import self_test as run_golden
 from cascade_runtime.manifest import Certificate, Decision, Manifest, Preprocess
 from cascade_runtime.preprocess import ImageLike, Pixels, load_image, printable
+from cascade_runtime.signature import KeyFile
 from cascade_runtime.stages import Stages, load_stages
 
 REASONS = {
@@ -79,6 +80,7 @@ class Cascade:
         path: str | os.PathLike[str],
         target: str = "auto",
         *,
+        public_key: KeyFile | None = None,
         threads: int | None = None,
         self_test: bool = False,
         warm_up: bool = True,
@@ -87,6 +89,8 @@ class Cascade:
 
         Args:
             target: a name of the manifest, or "auto": the fastest certified one that can run here.
+            public_key: a file with the public key of who must have signed the bundle; see
+                `Bundle.open`.
             threads: CPU threads of an engine and of image decoding; None takes every core.
             self_test: also run the golden vectors, and refuse a machine that answers otherwise.
             warm_up: run every batch size once, so that first answers are as quick as later ones.
@@ -95,11 +99,11 @@ class Cascade:
             BundleError: damaged, foreign, or not what was certified.
             TargetError: the target, or every target, cannot run here.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, public_key=public_key)
         name, why = choose_target(bundle.manifest, target)
         cascade = cls(bundle, name, why, threads)
         if self_test:
-            golden = load_golden(bundle.read(GOLDEN))
+            golden = load_golden(bundle.read(GOLDEN), bundle.manifest.preprocess)
             run_golden(cascade.stages, cascade.decision, golden, name)
         if warm_up:
             cascade.stages.warm_up(cascade.preprocess.height, cascade.preprocess.width)

@@ -1,7 +1,8 @@
 """`cascade-run`: classify images with a bundle, look into it, verify it.
 
 Results go to stdout, everything else to stderr. Exit status: 0 done (deferred images are answers),
-1 the bundle, the target or the machine is at fault, 2 the command line is.
+1 the input or the machine is at fault, 2 the command line is, 3 the bundle is invalid, 4 its target
+cannot run here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_public_key = click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    help="Refuse a bundle that the holder of this key (PEM) has not signed.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
@@ -45,6 +51,7 @@ def cli() -> None:
 @click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default every core.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@_public_key
 @_json
 def classify(
     bundle: Path,
@@ -52,6 +59,7 @@ def classify(
     target: str,
     threads: int | None,
     batch_size: int,
+    public_key: Path | None,
     as_json: bool,
 ) -> None:
     """Classify IMAGES, files or folders of them, one line an image.
@@ -61,7 +69,7 @@ def classify(
     from cascade_runtime.cascade import Cascade
 
     paths = list(_image_files(images))
-    cascade = Cascade.open(bundle, target, threads=threads, warm_up=False)
+    cascade = Cascade.open(bundle, target, public_key=public_key, threads=threads, warm_up=False)
     width = max(len(str(path)) for path in paths)
     acted = unreadable = 0
     started = time.perf_counter()
@@ -81,14 +89,15 @@ def classify(
 
 @cli.command()
 @_bundle
+@_public_key
 @_json
-def info(bundle: Path, as_json: bool) -> None:
+def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     """Say what BUNDLE holds, what is promised, and which target would run here."""
     from cascade_runtime import engines
     from cascade_runtime.bundle import Bundle
     from cascade_runtime.cascade import choose_target
 
-    manifest = Bundle.open(bundle).manifest
+    manifest = Bundle.open(bundle, public_key=public_key).manifest
     blocked = {name: engines.unavailable(target) for name, target in manifest.targets.items()}
     try:
         chosen, why = choose_target(manifest)
@@ -112,34 +121,32 @@ def info(bundle: Path, as_json: bool) -> None:
 @cli.command()
 @_bundle
 @click.option("--golden", is_flag=True, help="Also run the golden vectors on every target.")
+@click.option("--target", help="With --golden: run this target's alone, and fail where it cannot.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default every core.")
-def verify(bundle: Path, golden: bool, threads: int | None) -> None:
+@_public_key
+@_json
+def verify(
+    bundle: Path,
+    golden: bool,
+    target: str | None,
+    threads: int | None,
+    public_key: Path | None,
+    as_json: bool,
+) -> None:
     """Check every byte of BUNDLE and that each certificate is about the engines in it."""
-    from cascade_runtime.bundle import Bundle
+    if target is not None and not golden:
+        raise click.UsageError("--target is about --golden, which is not given")
+    from cascade_runtime.verification import verify as check
 
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
-    click.echo(f"{len(opened.hashes)} files have the hashes they were sealed with")
-    click.echo(f"{len(manifest.targets)} certificates are about the engines and the decision here")
-    if not golden:
-        return
-    from cascade_runtime import engines
-    from cascade_runtime.bundle import GOLDEN
-    from cascade_runtime.golden import load_golden, self_test
-    from cascade_runtime.stages import load_stages
-
-    vectors = load_golden(opened.read(GOLDEN))
-    ran = 0
-    for name, target in manifest.targets.items():
-        reason = engines.unavailable(target)
-        if reason is not None:
-            click.echo(f"{name}: skipped, {reason}")
-            continue
-        stages = load_stages(manifest, name, opened.read, threads)
-        self_test(stages, manifest.decision[name], vectors, name)
-        click.echo(f"{name}: answers {len(vectors.images)} golden images as recorded")
-        ran += 1
-    if not ran:
+    done = check(bundle, public_key=public_key, golden=golden, target=target, threads=threads)
+    if as_json:
+        click.echo(json.dumps(done.to_dict()))
+    else:
+        for part in done.checks:
+            click.echo(part.sentence)
+    if done.error is not None:
+        raise done.error
+    if golden and not done.ran:
         raise TargetError(f"{bundle}: no target can run here, the golden vectors were not checked")
 
 

@@ -1,4 +1,8 @@
-"""How every console script ends: one line and exit status 1 for what is not our fault."""
+"""How every console script ends: one line for what is not our fault, and an exit status.
+
+The statuses are one set for all commands; docs/commands.md is their table. 2, a wrong command line,
+is click's.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,14 @@ import sys
 
 import click
 
-from cascade_runtime.errors import CascadeError
+from cascade_runtime.errors import BundleError, CascadeError, TargetError
 
-INFEASIBLE_STATUS = 3  # a promise was asked for that could not be proven
+FAILURE_STATUS = 1  # the input or the machine's state is at fault
+BUNDLE_STATUS = 3  # a bundle is damaged, tampered with, or not what was certified
+TARGET_STATUS = 4  # this machine cannot run the target, or answers otherwise than recorded
+INFEASIBLE_STATUS = 5  # a promise was asked for that could not be proven
+MISSED_STATUS = 6  # cascade-bench: a limit is missed
+ALARM_STATUS = 7  # cascade-calibrate drift: an alarm
 
 # The machine's state, not a bug: no space, no permission, a read-only or full quota'd disk.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}
@@ -20,14 +29,21 @@ def run_command(group: click.Group) -> None:
     try:
         group()
     except CascadeError as error:
-        _fail(" ".join(str(error).split()))
+        _fail(" ".join(str(error).split()), status_of(error))
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror}")
+        _fail(f"{where}{error.strerror}", FAILURE_STATUS)
 
 
-def _fail(message: str) -> None:
+def status_of(error: CascadeError) -> int:
+    """The exit status that an error ends a command with."""
+    if isinstance(error, BundleError):
+        return BUNDLE_STATUS
+    return TARGET_STATUS if isinstance(error, TargetError) else FAILURE_STATUS
+
+
+def _fail(message: str, status: int) -> None:
     click.echo(f"error: {message}", err=True)
-    sys.exit(1)
+    sys.exit(status)

@@ -1,12 +1,14 @@
 """The two forms of a bundle, a folder and an uncompressed zip, seen as a set of named files.
 
 In: a path. Out: `Folder` or `Archive`: the names of the files in it, and the bytes of each.
-Nothing is trusted here: links, odd names, compressed or duplicate members are refused by name.
+Nothing is trusted here: links, odd names, compressed, duplicate or overlapping members are refused
+by name, and nothing is read before its size is known to be bearable.
 Spec: docs/bundle-format.md, "Layout" and "Zip form".
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -22,9 +24,15 @@ from cascade_runtime.errors import BundleError
 
 MAX_FILES = 10_000
 MAX_NAME = 1024
+MAX_DIRECTORY_BYTES = 4 << 20
+_LOCAL_HEADER_BYTES = 30
 _CHUNK = 1 << 20
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+# Where the system has them: follow no link, wait for no pipe, leave line ends alone.
+_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
+_BINARY: int = getattr(os, "O_BINARY", 0)
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     struct.error,
@@ -48,8 +56,12 @@ class Container(Protocol):
         """The file's bytes, piece by piece."""
         ...
 
-    def read(self, name: str) -> bytes:
-        """The file's bytes at once."""
+    def size(self, name: str) -> int:
+        """How many bytes the file has."""
+        ...
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """The file's bytes at once; BundleError where they are more than `limit`."""
         ...
 
 
@@ -79,7 +91,11 @@ class Folder:
         self._root = root
 
     def names(self) -> frozenset[str]:
-        return _counted(frozenset(self._walk(self._root, "")))
+        found: set[str] = set()
+        for name in self._walk(self._root, ""):
+            found.add(name)
+            _check_count(len(found))
+        return frozenset(found)
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[str]:
         try:
@@ -104,14 +120,23 @@ class Folder:
             while chunk := stream.read(_CHUNK):
                 yield chunk
 
-    def read(self, name: str) -> bytes:
+    def size(self, name: str) -> int:
         with self._open(name) as stream:
-            return stream.read()
+            return os.fstat(stream.fileno()).st_size
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        with self._open(name) as stream:
+            _check_size(name, os.fstat(stream.fileno()).st_size, limit)
+            return stream.read() if limit is None else stream.read(limit)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
+        """The file, still a file: what was put in its place meanwhile is not waited for."""
         try:
-            with (self._root / name).open("rb") as stream:
+            handle = os.open(self._root / name, os.O_RDONLY | _NO_LINK | _NO_WAIT | _BINARY)
+            with os.fdopen(handle, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise BundleError(f"{name}: is no file any more; copy the bundle again")
                 yield stream
         except OSError as error:
             raise BundleError(f"{name}: cannot be read ({error.strerror})") from error
@@ -122,8 +147,9 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._errors(path.name), zipfile.ZipFile(path) as archive:
+        with self._errors(path.name), _Scan(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+        _check_count(len(members))
         for member in members:
             _check_member(member)
         for name, times in Counter(member.filename for member in members).items():
@@ -131,10 +157,11 @@ class Archive:
                 raise BundleError(f"{name}: is in the archive {times} times")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise BundleError(f"{path.name}: its members are larger than the archive; damaged")
-        self._names = _counted(frozenset(member.filename for member in members))
+        _check_apart(members, path.stat().st_size)
+        self._sizes = {member.filename: member.file_size for member in members}
 
     def names(self) -> frozenset[str]:
-        return self._names
+        return frozenset(self._sizes)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         with (
@@ -145,7 +172,11 @@ class Archive:
             while chunk := stream.read(_CHUNK):
                 yield chunk
 
-    def read(self, name: str) -> bytes:
+    def size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        _check_size(name, self._sizes.get(name, 0), limit)
         with self._errors(name), zipfile.ZipFile(self._path) as archive:
             return archive.read(name)
 
@@ -173,7 +204,35 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         raise BundleError(f"{name}: is a link, a bundle holds only files; pack the file itself")
 
 
-def _counted(names: frozenset[str]) -> frozenset[str]:
-    if len(names) > MAX_FILES:
-        raise BundleError(f"the bundle has {len(names)} files, the limit is {MAX_FILES}")
-    return names
+def _check_apart(members: list[zipfile.ZipInfo], size: int) -> None:
+    """That no two members share a byte: otherwise one small file could stand for many big ones."""
+    end, before = 0, ""
+    for member in sorted(members, key=lambda member: member.header_offset):
+        name, start = member.filename, member.header_offset
+        if start < end:
+            raise BundleError(f"{name}: overlaps {before or 'the front'} in the archive; damaged")
+        end = start + _LOCAL_HEADER_BYTES + len(name) + member.file_size
+        if end > size:
+            raise BundleError(f"{name}: lies outside the archive; it is cut short, copy it again")
+        before = name
+
+
+def _check_count(files: int) -> None:
+    if files > MAX_FILES:
+        raise BundleError(f"the bundle has at least {files} files, the limit is {MAX_FILES}")
+
+
+def _check_size(name: str, size: int, limit: int | None) -> None:
+    if limit is not None and size > limit:
+        raise BundleError(f"{name}: {size} bytes, the limit is {limit}; this is no bundle of ours")
+
+
+class _Scan(io.FileIO):
+    """A zip whose directory alone is read: never more at once than a directory may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        wanted = left if size is None or size < 0 else size
+        if min(wanted, left) > MAX_DIRECTORY_BYTES:
+            raise ValueError(f"its directory is over {MAX_DIRECTORY_BYTES} bytes long")
+        return super().read(wanted) or b""

@@ -1,8 +1,8 @@
 """Every error a user can cause, in one tree.
 
     CascadeError             exit status 1, one line, no traceback
-    ├── BundleError          the bundle is damaged, foreign, or not what was certified
-    ├── TargetError          this machine cannot run the target that was asked for
+    ├── BundleError          the bundle is damaged, foreign, or not what was certified: status 3
+    ├── TargetError          this machine cannot run the target, or answers otherwise: status 4
     ├── ImageError           one image cannot be read; the others of its batch go on
     ├── DataError            a data set, a splits file or a label is not usable
     └── ConfigError          an option, a preset or a run folder is not usable
@@ -20,7 +20,7 @@ class BundleError(CascadeError):
 
 
 class TargetError(CascadeError):
-    """The target cannot run here: a missing library, device or processor feature."""
+    """The target cannot run here, or not as recorded: a library, device or processor feature."""
 
 
 class ImageError(CascadeError):

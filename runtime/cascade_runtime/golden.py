@@ -18,8 +18,8 @@ import numpy.typing as npt
 from cascade_runtime.bundle import GOLDEN
 from cascade_runtime.decision import ExitOutputs, Verdict, decide, score_logit
 from cascade_runtime.decision import margin as class_margin
-from cascade_runtime.errors import BundleError
-from cascade_runtime.manifest import Decision
+from cascade_runtime.errors import BundleError, TargetError
+from cascade_runtime.manifest import Decision, Preprocess
 from cascade_runtime.stages import Stages
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -65,14 +65,18 @@ def record(
     }
 
 
-def load_golden(data: bytes) -> Golden:
+def load_golden(data: bytes, preprocess: Preprocess | None = None) -> Golden:
     """Read the golden file and check that its tensors fit together.
+
+    Args:
+        preprocess: the bundle's, whose size the images must have; None takes any.
 
     Raises:
         BundleError: not a safetensors file, or a tensor is missing or has another shape.
     """
     tensors = read_safetensors(data, GOLDEN)
-    images = _tensor(tensors, "images", np.uint8, (None, None, None, 3))
+    size = (None, None) if preprocess is None else (preprocess.height, preprocess.width)
+    images = _tensor(tensors, "images", np.uint8, (None, *size, 3))
     count = len(images)
     golden = Golden(images, {}, {}, {})
     for name in sorted(tensors):
@@ -94,18 +98,14 @@ def self_test(stages: Stages, decision: Decision, golden: Golden, target: str) -
     where a recorded score or margin lies within that tolerance of its threshold.
 
     Raises:
-        BundleError: this machine does not answer as the certified one did.
+        BundleError: the vectors are not about this target or this decision.
+        TargetError: this machine does not answer as the certified one did.
     """
-    if target not in golden.exits:
-        raise BundleError(f"{GOLDEN}: holds no vectors of {target!r}; {_AGAIN}")
-    recorded = golden.exits[target]
-    if len(recorded) != len(decision.exits):
-        raise BundleError(
-            f"{GOLDEN}: {target!r} has {len(recorded)} stages, the decision "
-            f"{len(decision.exits)}; {_AGAIN}"
-        )
-    _check_rule(decide(recorded, decision), golden, target)
-    tolerance = TOLERANCES[target.split("/")[1]]
+    recorded = check_recorded(decision, golden, target)
+    precision = target.split("/")[1]
+    if precision not in TOLERANCES:
+        raise TargetError(f"{target!r}: this version does not know how far {precision} may differ")
+    tolerance = TOLERANCES[precision]
     for index, (now, then) in enumerate(
         zip(stages.forward_all(golden.images), recorded, strict=True)
     ):
@@ -116,15 +116,30 @@ def self_test(stages: Stages, decision: Decision, golden: Golden, target: str) -
     wrong = np.flatnonzero(differs & ~_near_a_threshold(recorded, decision, tolerance))
     if len(wrong):
         image = int(wrong[0])
-        raise BundleError(
+        raise TargetError(
             f"{GOLDEN}: image {image} of {target!r} gives label {verdict.label[image]} at stage "
             f"{verdict.stage[image]}, recorded is {golden.label[target][image]} at "
             f"{golden.stage[target][image]}; this machine does not run the certified cascade"
         )
 
 
-def _check_rule(verdict: Verdict, golden: Golden, target: str) -> None:
-    """Recorded outputs must decide as recorded, to the bit: that needs no engine."""
+def check_recorded(decision: Decision, golden: Golden, target: str) -> list[ExitOutputs]:
+    """The outputs recorded of `target`, which must decide as recorded, to the bit.
+
+    That needs no engine, so it holds for targets of other machines as well.
+
+    Raises:
+        BundleError: they do not, or there are none.
+    """
+    if target not in golden.exits:
+        raise BundleError(f"{GOLDEN}: holds no vectors of {target!r}; {_AGAIN}")
+    recorded = golden.exits[target]
+    if len(recorded) != len(decision.exits):
+        raise BundleError(
+            f"{GOLDEN}: {target!r} has {len(recorded)} stages, the decision "
+            f"{len(decision.exits)}; {_AGAIN}"
+        )
+    verdict = decide(recorded, decision)
     same = (verdict.label == golden.label[target]) & (verdict.stage == golden.stage[target])
     if not same.all():
         image = int(np.flatnonzero(~same)[0])
@@ -132,6 +147,7 @@ def _check_rule(verdict: Verdict, golden: Golden, target: str) -> None:
             f"{GOLDEN}: the outputs recorded for image {image} of {target!r} do not decide as "
             f"recorded; {_AGAIN}"
         )
+    return recorded
 
 
 def _check_close(
@@ -145,7 +161,7 @@ def _check_close(
     if np.allclose(now, then, rtol=0.0, atol=tolerance, equal_nan=True):
         return
     difference = float(np.max(np.abs(now - then)))
-    raise BundleError(
+    raise TargetError(
         f"{GOLDEN}: {kind} of stage {stage} of {target!r} differ by {difference:.3g} from the "
         f"recorded ones (tolerance {tolerance:g}); this machine does not run the certified cascade"
     )

@@ -9,17 +9,20 @@ ignored, so that a later minor version can add some.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import msgspec
 
+from cascade_runtime import manifest_limits, strict_json
 from cascade_runtime.errors import BundleError
 
 FORMAT = "cascade-edge.bundle"
 FORMAT_MAJOR = 1
 FORMAT_VERSION = "1.0"
+_VERSION = re.compile(rf"{FORMAT_MAJOR}\.[0-9]{{1,9}}")
 
 ScoreKind = Literal["gate", "softmax"]
 StageInput = Literal["pixels", "tokens"]
@@ -234,26 +237,24 @@ def decode(data: bytes) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        BundleError: not JSON, another format or major version, or a field that does not fit.
+        BundleError: not JSON of one meaning, another format or major version, or a field that does
+            not fit.
     """
-    try:
-        head = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        name = msgspec.json.decode(head.get("format", b"null"))
-        version = msgspec.json.decode(head.get("format_version", b"null"))
-    except msgspec.DecodeError as error:
-        raise BundleError(f"manifest.json: not a JSON object ({error})") from error
+    head = strict_json.parse(data, "manifest.json")
+    name, version = head.get("format"), head.get("format_version")
     if name != FORMAT:
         raise BundleError(f"manifest.json: format is {name!r}, this reader knows {FORMAT!r}")
-    if not isinstance(version, str) or version.split(".")[0] != str(FORMAT_MAJOR):
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise BundleError(
             f"manifest.json: format_version is {version!r}, this reader knows {FORMAT_MAJOR}.x; "
             "upgrade cascade-edge to open this bundle"
         )
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.convert(head, Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"manifest.json: {error}") from error
     _check(manifest)
+    manifest_limits.check(manifest)
     return manifest
 
 

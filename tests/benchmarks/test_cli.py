@@ -67,7 +67,7 @@ def test_the_verb_may_be_left_out(bench: Bench, template: Sample) -> None:
 
 def test_missed_target_is_status_four_and_is_named(bench: Bench, template: Sample) -> None:
     done = bench(template.path, *EASY, "--max-ms", 0.000001, "--json")
-    assert done.status == 4 and done.record["passed"] is False
+    assert done.status == 6 and done.record["passed"] is False
     assert [c["name"] for c in done.record["checks"] if not c["passed"]] == ["latency"]
 
 
@@ -110,7 +110,7 @@ def test_infeasible_bundle_is_measured_and_fails_coverage(bench: Bench, sample: 
     decisions = dict.fromkeys(was.decision, closed)
     rewrite(sample.path, manifest_with(was, decisions, certificates))
     done = bench(sample.path, "--max-ms", 9999, "--min-rate", 0)
-    assert done.status == 4 and done.out.count("FAIL") == 2
+    assert done.status == 6 and done.out.count("FAIL") == 2
     assert "2 of 4 targets missed: coverage, exit error" in done.out
     assert "INFEASIBLE" in done.out and "Label more images." in done.out
 
@@ -132,10 +132,10 @@ def test_plot_that_cannot_be_written_is_told_before_anything_is_measured(
         assert done.err.startswith("error: --plot") and done.err.count("\n") == 1
 
 
-def test_damaged_bundle_is_one_line_and_status_one(bench: Bench, sample: Sample) -> None:
+def test_damaged_bundle_is_one_line_and_status_three(bench: Bench, sample: Sample) -> None:
     (sample.path / "targets" / ONNX / "stage1.onnx").write_bytes(b"forged")
     done = bench(sample.path)
-    assert (done.status, done.out) == (1, "")
+    assert (done.status, done.out) == (3, "")
     assert done.err.startswith(f"error: targets/{ONNX}/stage1.onnx: ")
     assert done.err.count("\n") == 1
 
@@ -158,7 +158,7 @@ def test_wrong_usage_is_status_two(bench: Bench, template: Sample) -> None:
 
 def test_unknown_target_names_those_of_the_bundle(bench: Bench, template: Sample) -> None:
     done = bench(template.path, "--target", "tensorrt/fp16/sm87", quick=False)
-    assert done.status == 1 and ONNX in done.err and OPENVINO in done.err
+    assert done.status == 4 and ONNX in done.err and OPENVINO in done.err
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help")])

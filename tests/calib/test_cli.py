@@ -39,7 +39,7 @@ def test_a_user_error_is_one_line_and_exit_status_one():
 
 def test_a_missing_bundle_is_one_line_naming_it(tmp_path):
     result = run("evaluate", str(tmp_path / "no.cascade"), "--data", str(tmp_path))
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert result.stderr.startswith("error: ")
     assert "no.cascade" in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -219,9 +219,9 @@ def test_command_on_real_images_alarms_at_dusk_alone(casts, certified_casts, tmp
     (tmp_path / "dusk" / "broken.png").write_bytes(b"")
     listed = tmp_path / "list.csv"
     listed.write_text("path\n" + "".join(f"dusk/{i}.png\n" for i in range(300)))
-    said = call(certified_casts, *reference, "--new", tmp_path / "dusk", status=5)
+    said = call(certified_casts, *reference, "--new", tmp_path / "dusk", status=7)
     assert "1 images could not be read" in said
-    said = call(certified_casts, *reference, "--new", listed, "--stream", "--json", status=5)
+    said = call(certified_casts, *reference, "--new", listed, "--stream", "--json", status=7)
     result = json.loads(said)
     assert result["alarm_at"].startswith("dusk/")
     assert result["alarm_after"] < 300

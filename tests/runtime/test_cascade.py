@@ -167,7 +167,7 @@ def test_self_test_refuses_a_bundle_that_answers_otherwise(sample: Sample) -> No
     save_file({**tensors, "images": images}, path)
     bundle.seal(sample.path)
     Cascade.open(sample.path, ONNX, threads=1, warm_up=False)
-    with pytest.raises(BundleError, match="does not run the certified cascade"):
+    with pytest.raises(TargetError, match="does not run the certified cascade"):
         Cascade.open(sample.path, ONNX, threads=1, self_test=True)
 
 

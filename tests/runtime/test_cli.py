@@ -92,13 +92,13 @@ def test_folder_without_images_is_an_error(run: Any, template: Sample, tmp_path:
     assert done.status == 1 and "no images in this folder" in done.err
 
 
-def test_damaged_bundle_is_one_line_and_status_one(
+def test_damaged_bundle_is_one_line_and_status_three(
     run: Any, sample: Sample, image_files: list[Path]
 ) -> None:
     (sample.path / "report.html").write_text("forged")
     for command in (("classify", sample.path, image_files[0]), ("info", sample.path)):
         done = run(*command)
-        assert done.status == 1 and done.out == ""
+        assert done.status == 3 and done.out == ""
         assert done.err.startswith("error: report.html: ") and done.err.count("\n") == 1
 
 
@@ -143,7 +143,7 @@ def test_verify_golden_fails_when_nothing_could_run(
 ) -> None:
     monkeypatch.setattr(engines, "unavailable", lambda _: "too old")
     done = run("verify", template.path, "--golden")
-    assert done.status == 1 and "were not checked" in done.err
+    assert done.status == 4 and "were not checked" in done.err
     assert run("verify", template.path).status == 0
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from cascade_runtime.bundle import GOLDEN
 from cascade_runtime.decision import ExitOutputs, decide
-from cascade_runtime.errors import BundleError
+from cascade_runtime.errors import BundleError, TargetError
 from cascade_runtime.golden import load_golden, read_safetensors, self_test
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages, load_stages
@@ -114,7 +114,7 @@ def test_engine_that_drifts_is_refused(
     drifted = tensors[f"{ONNX}/{kind}"].copy()
     drifted[stage] += 0.002
     golden = load_golden(save({**tensors, f"{ONNX}/{kind}": drifted}))
-    with pytest.raises(BundleError, match=f"{kind} of stage {stage} .* differ by 0.002"):
+    with pytest.raises(TargetError, match=f"{kind} of stage {stage} .* differ by 0.002"):
         self_test(stages, template.decision, golden, ONNX)
 
 
@@ -170,7 +170,7 @@ def test_decision_that_flips_elsewhere_is_refused(template: Sample, stages: Stag
             verdict.stage[:] = 1
             return verdict
 
-    with pytest.raises(BundleError, match="does not run the certified cascade"):
+    with pytest.raises(TargetError, match="does not run the certified cascade"):
         self_test(Late(stages.engines), template.decision, golden, ONNX)
 
 
@@ -180,7 +180,7 @@ def test_not_a_number_is_compared_as_itself(template: Sample, stages: Stages) ->
     gate = first.gate.copy()
     gate[0] = math.nan
     golden.exits[ONNX][0] = ExitOutputs(first.logits, gate)
-    with pytest.raises(BundleError):
+    with pytest.raises(TargetError):
         self_test(stages, template.decision, golden, ONNX)
 
 
