@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cascade_runtime import engines
 from cascade_runtime.engines import Engine
+from cascade_runtime.engines import onnxruntime as onnxruntime_engine
 from cascade_runtime.engines import openvino as openvino_engine
+from cascade_runtime.engines.onnx_external import external_locations
 from cascade_runtime.errors import BundleError, TargetError
 from cascade_runtime.stages import Stages, load_stages
 
@@ -131,7 +137,7 @@ def test_file_that_is_no_engine_is_a_target_error(name: str) -> None:
     backend = name.split("/")[0]
     main = "a/stage0.onnx" if backend == "onnxruntime" else "a/stage0.xml"
     files = {main: b"nonsense"} | ({"a/stage0.bin": b""} if backend == "openvino" else {})
-    with pytest.raises(TargetError, match=r"stage0.* cannot load it"):
+    with pytest.raises(TargetError, match=r"stage0.*: (not an ONNX file|not an OpenVINO graph)"):
         engines.load(backend, files, main, precision="fp32", device="cpu", threads=1)
 
 
@@ -170,10 +176,92 @@ def test_external_weights_are_never_read_from_disk(
     files = external_onnx(tmp_path)
     monkeypatch.chdir(tmp_path)  # where the library would look by itself
     del files["t/stage0.data"]
-    with pytest.raises(TargetError, match="cannot load it"):
+    with pytest.raises(BundleError, match="weights lie in 'stage0.data', which is none of this"):
         engines.load(
             "onnxruntime", files, "t/stage0.onnx", precision="fp32", device="cpu", threads=1
         )
+    monkeypatch.setattr(onnxruntime_engine, "check_external_data", lambda *_: None)
+    with pytest.raises(TargetError, match="cannot load it"):  # nor would the library do it
+        engines.load(
+            "onnxruntime", files, "t/stage0.onnx", precision="fp32", device="cpu", threads=1
+        )
+
+
+def external_tensor(location: str) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def hidden_tensor(where: str, tensor: onnx.TensorProto) -> onnx.ModelProto:
+    """A model with the tensor in one of the places where ONNX lets a tensor be."""
+    model = make_stage(0, last=False)
+    inner = onnx.GraphProto(name="inner")
+    inner.initializer.append(tensor)
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=tensor)
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    elif where == "sparse initializer":
+        model.graph.sparse_initializer.add(values=tensor)
+    elif where == "constant":
+        model.graph.node.append(constant)
+    elif where == "subgraph":
+        model.graph.node.append(
+            onnx.helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)
+        )
+    elif where == "list of subgraphs":
+        model.graph.node[0].attribute.add(name="g", type=onnx.AttributeProto.GRAPHS, graphs=[inner])
+    elif where == "list of tensors":
+        model.graph.node[0].attribute.add(
+            name="t", type=onnx.AttributeProto.TENSORS, tensors=[tensor]
+        )
+    elif where == "function":
+        model.functions.add(name="f", domain="d").node.append(constant)
+    else:
+        model.training_info.add(algorithm=inner)
+    return model
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "initializer",
+        "sparse initializer",
+        "constant",
+        "subgraph",
+        "list of subgraphs",
+        "list of tensors",
+        "function",
+        "training",
+    ],
+)
+@pytest.mark.parametrize("location", ["/etc/passwd", "../stage1.data", "a\\b", "", "x\0y"])
+def test_external_data_outside_the_stage_is_refused_before_the_library_sees_it(
+    where: str, location: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(*_: object, **__: object) -> NoReturn:
+        pytest.fail("the library was given the file")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", seen)
+    data = hidden_tensor(where, external_tensor(location)).SerializeToString()
+    files = {"t/stage0.onnx": data, "t/stage0.data": bytes(8), "t/stage1.data": bytes(8)}
+    with pytest.raises(BundleError, match=r"t/stage0\.onnx: its weights lie in"):
+        engines.load(
+            "onnxruntime", files, "t/stage0.onnx", precision="fp32", device="cpu", threads=1
+        )
+
+
+@given(st.data())
+def test_external_data_of_any_bytes_ends_in_an_answer(data: st.DataObject) -> None:
+    """Cut, flipped or random: locations, or one of our errors."""
+    whole = hidden_tensor("subgraph", external_tensor("stage0.data")).SerializeToString()
+    at = data.draw(st.integers(0, len(whole)))
+    put = data.draw(st.binary(max_size=8))
+    changed = whole[:at] + put + whole[at + data.draw(st.integers(0, 8)) :]
+    with contextlib.suppress(TargetError):
+        list(external_locations(changed, "x"))
 
 
 def test_wrong_outputs_are_refused_not_guessed() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade_runtime.engines.onnx_external import check_external_data
 from cascade_runtime.errors import TargetError
 
 TARGETS = (("fp32", "cpu"),)
@@ -60,6 +61,7 @@ def load(
     )
     folder = main.rpartition("/")[0] + "/" if "/" in main else ""
     extra = {path.removeprefix(folder): data for path, data in files.items() if path != main}
+    check_external_data(files[main], main, extra)
     if extra:
         options.add_external_initializers_from_files_in_memory(
             list(extra), list(extra.values()), [len(data) for data in extra.values()]

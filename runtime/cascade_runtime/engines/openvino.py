@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cascade_runtime.errors import TargetError
 
 TARGETS = (("fp32", "cpu"), ("bf16", "cpu"))
+_AGAIN = "rebuild it with cascade-compile bundle"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -80,8 +81,10 @@ def load(
     if not main.endswith(".xml") or set(files) != {main, weights}:
         raise TargetError(
             f"{main}: an openvino stage is an .xml with its .bin, the bundle has {sorted(files)}; "
-            "rebuild it with cascade-compile bundle"
+            + _AGAIN
         )
+    if not files[main].lstrip().startswith(b"<"):  # other formats may name files of their own
+        raise TargetError(f"{main}: not an OpenVINO graph in XML; {_AGAIN}")
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",
