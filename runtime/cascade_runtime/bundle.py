@@ -67,7 +67,9 @@ class Bundle:
         sums = _read_sums(container, names)
         if key is not None:
             if SIGNATURE not in names:
-                raise BundleError(f"{SIGNATURE}: missing; a signature is required, and here is none")
+                raise BundleError(
+                    f"{SIGNATURE}: missing; a signature is required, and here is none"
+                )
             written = container.read(SIGNATURE, limit=_MAX_SIGNATURE_BYTES)
             signatures.check(sums, written, key, SIGNATURE)
         hashes = _verify(container, names, sums)

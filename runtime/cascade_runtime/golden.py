@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_runtime.bundle import GOLDEN
-from cascade_runtime.decision import ExitOutputs, Verdict, decide, score_logit
+from cascade_runtime.decision import ExitOutputs, decide, score_logit
 from cascade_runtime.decision import margin as class_margin
 from cascade_runtime.errors import BundleError, TargetError
 from cascade_runtime.manifest import Decision, Preprocess

@@ -53,9 +53,7 @@ def make_keys(private: Path) -> tuple[Path, str]:
 
     key = Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
-    secret = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     shown = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     public = private.with_name(f"{private.name}.pub")
     _create(public, shown, 0o644)
@@ -82,8 +80,10 @@ def load_private_key(path: KeyFile) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        hint = "that is the public key, sign with the other file" if b"PUBLIC" in data else (
-            "make one with cascade-compile keygen; an encrypted one: openssl pkey first"
+        hint = (
+            "that is the public key, sign with the other file"
+            if b"PUBLIC" in data
+            else ("make one with cascade-compile keygen; an encrypted one: openssl pkey first")
         )
         raise ConfigError(f"{path}: not an unencrypted private key in PEM; {hint}") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -165,7 +165,9 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        raise ConfigError(f"{path} exists; a key is never overwritten, choose another name") from None
+        raise ConfigError(
+            f"{path} exists; a key is never overwritten, choose another name"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: the key cannot be written ({error.strerror})") from error
     try:

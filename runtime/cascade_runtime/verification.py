@@ -80,7 +80,9 @@ def verify(
     opened = Bundle.open(path, public_key=public_key)
     targets = opened.manifest.targets
     if target is not None and target not in targets:
-        raise TargetError(f"target {target!r} is not in this bundle, which has: {', '.join(targets)}")
+        raise TargetError(
+            f"target {target!r} is not in this bundle, which has: {', '.join(targets)}"
+        )
     checks = [_signature(opened), *_sealed(opened)]
     error: CascadeError | None = None
     if golden:

@@ -17,7 +17,7 @@ import cascade_runtime
 from cascade_runtime import bundle, engines
 from cascade_runtime.cascade import Cascade, Result, choose_target, sigmoid
 from cascade_runtime.decision import decide
-from cascade_runtime.errors import BundleError, TargetError
+from cascade_runtime.errors import TargetError
 from cascade_runtime.golden import read_safetensors
 from cascade_runtime.manifest import Target
 

@@ -176,7 +176,7 @@ def test_external_weights_are_never_read_from_disk(
     files = external_onnx(tmp_path)
     monkeypatch.chdir(tmp_path)  # where the library would look by itself
     del files["t/stage0.data"]
-    with pytest.raises(BundleError, match="weights lie in 'stage0.data', which is none of this"):
+    with pytest.raises(BundleError, match=r"weights lie in 'stage0\.data', which is none of this"):
         engines.load(
             "onnxruntime", files, "t/stage0.onnx", precision="fp32", device="cpu", threads=1
         )

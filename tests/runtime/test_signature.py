@@ -74,8 +74,10 @@ def test_signature_is_raw_bytes_over_the_list_that_others_can_check(
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: the second reader was not asked")
     subprocess.run(
-        ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", keys.public, "-rawin"]
-        + ["-in", SUMS, "-sigfile", SIGNATURE],
+        [
+            *("openssl", "pkeyutl", "-verify", "-pubin", "-inkey", keys.public, "-rawin"),
+            *("-in", SUMS, "-sigfile", SIGNATURE),
+        ],
         cwd=sample.path,
         check=True,
         capture_output=True,
@@ -140,9 +142,7 @@ def test_bundle_that_was_sealed_again_is_no_longer_signed(sample: Sample, keys: 
         Bundle.open(sample.path, public_key=keys.public)
 
 
-def test_signed_folder_packs_into_a_signed_zip(
-    sample: Sample, keys: Keys, tmp_path: Path
-) -> None:
+def test_signed_folder_packs_into_a_signed_zip(sample: Sample, keys: Keys, tmp_path: Path) -> None:
     sign(sample.path, keys.private)
     pack(sample.path, tmp_path / "a.zip")
     assert Bundle.open(tmp_path / "a.zip", public_key=keys.public).signer == keys.fingerprint
@@ -209,9 +209,7 @@ def test_private_key_that_is_none_is_refused_by_name(
 def test_encrypted_private_key_says_what_to_do(sample: Sample, keys: Keys, tmp_path: Path) -> None:
     key = signature.load_private_key(keys.private)
     secret = serialization.BestAvailableEncryption(b"word")
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
     (tmp_path / "locked").write_bytes(pem)
     with pytest.raises(ConfigError, match="an encrypted one: openssl pkey"):
         sign(sample.path, tmp_path / "locked")
