@@ -1,15 +1,20 @@
-"""`cascade-compile`: a run folder to a certified bundle."""
+"""`cascade-compile`: a run folder to a certified bundle, and what one does with a bundle after."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from cascade_compile.bundle_commands import COMMANDS
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
 from cascade_runtime.manifest import POLICIES, Policy
 from cascade_train.threads import spin_briefly
+
+if TYPE_CHECKING:
+    from cascade_runtime.manifest import Manifest
 
 
 @click.group()
@@ -63,6 +68,7 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
 @click.option("--force", is_flag=True, help="Write a bundle whose engines differ from the network.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def bundle(
     run: Path,
     out: Path,
@@ -73,6 +79,7 @@ def bundle(
     coverage: str,
     fnr: str | None,
     policy: Policy,
+    as_json: bool,
     **options: object,
 ) -> None:
     """Merge, export, certify and seal RUN; exit status 5 when the promise is INFEASIBLE."""
@@ -101,21 +108,53 @@ def bundle(
         **options,  # type: ignore[arg-type]
     )
     with shown() as progress:
-        manifest = build(request, progress=progress, say=lambda line: click.echo(line))
-    click.echo(f"bundle: {out} (report: {out / 'report.html' if out.is_dir() else 'inside'})")
+        manifest = build(request, progress=progress, say=lambda line: click.echo(line, err=as_json))
+    if as_json:
+        _print_summary(out, manifest)
+    else:
+        click.echo(f"bundle: {out} (report: {out / 'report.html' if out.is_dir() else 'inside'})")
     if any(c.status == "INFEASIBLE" for c in manifest.certificates.values()):
         sys.exit(INFEASIBLE_STATUS)
 
 
+def _print_summary(out: Path, manifest: Manifest) -> None:
+    import json
+
+    from cascade_calib.certify_engines import outcome
+
+    targets = {
+        name: {
+            "status": certificate.status,
+            "outcome": outcome(certificate),
+            "images_per_s": manifest.targets[name].images_per_s,
+        }
+        for name, certificate in manifest.certificates.items()
+    }
+    click.echo(json.dumps({"bundle": str(out), "targets": targets}, allow_nan=False))
+
+
 @cli.command("targets")
-def list_targets() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def list_targets(as_json: bool) -> None:
     """The targets that can be built, and whether this machine can run them."""
     from cascade_compile import targets
     from cascade_runtime.engines import backend
 
-    for name in targets.every_target():
-        reason = backend(name.backend).unavailable(name.precision, name.device)
+    found = {
+        str(name): backend(name.backend).unavailable(name.precision, name.device)
+        for name in targets.every_target()
+    }
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"targets": found}))
+        return
+    for name, reason in found.items():
         click.echo(f"{name}  {'runs here' if reason is None else reason}")
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -107,8 +107,8 @@ def _signature(opened: Bundle) -> Check:
 def _sealed(opened: Bundle) -> Iterator[Check]:
     count = len(opened.hashes)
     yield Check("files", "passed", f"{count} files have the hashes they were sealed with")
-    count = len(opened.manifest.targets)
-    said = f"{count} certificates are about the engines and the decision here"
+    names = ", ".join(opened.manifest.targets)
+    said = f"each certificate is about the engines and the decision here ({names})"
     yield Check("certificates", "passed", said)
 
 
