@@ -113,24 +113,28 @@ def diff(
         files = _images(data, split)
         cascades = [Cascade.open(p, t, threads=threads, warm_up=False) for p, t in sides]
         decisions = _decisions(cascades[0], cascades[1], files, data, progress)
+    values = [msgspec.to_builtins(bundle.manifest) for bundle in opened]
     return BundleDiff(
         (sides[0][0], sides[1][0]),
         opened[0].hashes == opened[1].hashes,
-        tuple(_fields(*(msgspec.to_builtins(bundle.manifest) for bundle in opened))),
+        tuple(differences(values[0], values[1])),
         decisions,
     )
 
 
-def _fields(first: Any, second: Any, name: str = "") -> Iterator[Field]:
-    """Leaves with different values, in the order of the format; what only one side has is whole."""
+def differences(first: Any, second: Any, name: str = "") -> Iterator[Field]:
+    """Between two manifests as plain values, below the path `name`.
+
+    Leaves with different values, in the order of the format; what only one side has is whole.
+    """
     if isinstance(first, dict) and isinstance(second, dict):
         for key in dict.fromkeys((*first, *second)):
             below = f"{name}.{key}" if name else str(key)
-            yield from _fields(first.get(key), second.get(key), below)
+            yield from differences(first.get(key), second.get(key), below)
     elif _are_lists_of_objects(first, second):
         for index in range(max(len(first), len(second))):
-            pair = (side[index] if index < len(side) else None for side in (first, second))
-            yield from _fields(*pair, f"{name}[{index}]")
+            a, b = (side[index] if index < len(side) else None for side in (first, second))
+            yield from differences(a, b, f"{name}[{index}]")
     elif first != second:
         yield Field(name, first, second)
 

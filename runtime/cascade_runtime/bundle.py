@@ -77,7 +77,7 @@ class Bundle:
             raise BundleError(f"{MANIFEST}: missing; rebuild with cascade-compile bundle")
         manifest = manifests.decode(_read(container, MANIFEST, hashes, _MAX_MANIFEST_BYTES))
         for name in manifest.targets:
-            _check_certificate(manifest, name, hashes)
+            check_certificate(manifest, name, hashes)
         signer = None if key is None else signatures.fingerprint(key)
         return cls(Path(path), manifest, hashes, SIGNATURE in names, signer, container)
 
@@ -222,8 +222,12 @@ def parse_sums(data: bytes) -> dict[str, str]:
     return hashes
 
 
-def _check_certificate(manifest: Manifest, name: str, hashes: dict[str, str]) -> None:
-    """That a target's certificate is about these engine files and this decision."""
+def check_certificate(manifest: Manifest, name: str, hashes: dict[str, str]) -> None:
+    """That a target's certificate is about these engine files and this decision.
+
+    Raises:
+        BundleError: it is not; what is different, and what to do.
+    """
     target, decision = manifest.targets[name], manifest.decision[name]
     certificate = manifest.certificates[name]
     files = engine_files(target)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_runtime import manifest
+from cascade_runtime import bundle, manifest
+from cascade_runtime.decision import ExitOutputs, Reason, decide
 from cascade_runtime.errors import BundleError
 
 from .conftest import ONNX, Sample, gate_rule, make_decision
@@ -190,3 +191,22 @@ def test_specification_names_every_field() -> None:
         if f"`{field}`" not in SPECIFICATION
     }
     assert not missing - {"TargetStage.files"}  # shown as JSON, `{"files": […]}`
+
+
+def test_worked_example_of_the_specification_is_a_manifest() -> None:
+    """A reader takes it, its certificate fits, and it decides the image as the text says."""
+    section = SPECIFICATION.split("## Worked example")[1].split("\n## ")[0]
+    text = section.split("```json\n")[1].split("```")[0]
+    lines = section.split("```\n")[2].split("```")[0]
+    read = manifest.decode(text.encode())
+    assert manifest.encode(read).decode() == text
+    ((name, certificate),) = read.certificates.items()
+    assert hashlib.sha256(lines.encode()).hexdigest() == certificate.binding
+    bundle.check_certificate(read, name, dict(certificate.engines))
+    outputs = ExitOutputs(
+        np.array([[0.5, 2.0], [0.5, 2.0]], np.float32), np.array([1.5, 0.5], np.float32)
+    )
+    verdict = decide([outputs], read.decision[name])
+    assert verdict.label.tolist() == [1, -1]
+    assert Reason(int(verdict.reason[1])) is Reason.BELOW_THRESHOLD
+    assert verdict.margin[0] == np.float32(1.2)
