@@ -1,7 +1,7 @@
 """`cascade-calibrate`: certify, measure and compare bundles and scores, and watch for drift.
 
-Exit status: 0 done, 1 the input or the machine is at fault, 2 the command line is, 3 the bundle is
-invalid, 4 a target cannot run here, 5 nothing could be certified (INFEASIBLE), 7 an alarm of `drift`.
+Exit status: 0 done, 1 the input or the machine is at fault, 2 the command line is, 3 the bundle is,
+4 a target cannot run here, 5 nothing could be certified (INFEASIBLE), 7 an alarm of `drift`.
 """
 
 from __future__ import annotations
