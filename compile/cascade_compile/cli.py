@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
-from cascade_runtime.manifest import POLICIES, Policy
+from cascade_runtime.manifest import POLICIES, Policy, Search
 from cascade_train.threads import spin_briefly
+
+if TYPE_CHECKING:
+    from cascade_compile.search import SearchRequest
+    from cascade_compile.targets import TargetName
+
+TABLE_WIDTH = 160  # where there is no terminal to ask
 
 
 @click.group()
@@ -49,6 +56,21 @@ def cli() -> None:
     "that score. scrc-i, scrc-t: the risk of prediction sets, for all but delta of the calibration "
     "sets or on average.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto"]),
+    help="auto: build every candidate, measure, and ship the fastest whose certificate holds.",
+)
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    help="With --precision auto: backend/precision/device; repeat.  [default: all that run here]",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Images at a time when timing it.  [default: 8]"
+)
+@click.option("--keep-all", is_flag=True, help="Keep the candidates that do not ship, too.")
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",
@@ -73,6 +95,10 @@ def bundle(
     coverage: str,
     fnr: str | None,
     policy: Policy,
+    precision: str | None,
+    candidates: tuple[str, ...],
+    batch: int | None,
+    keep_all: bool,
     **options: object,
 ) -> None:
     """Merge, export, certify and seal RUN; exit status 3 when the promise is INFEASIBLE."""
@@ -82,13 +108,19 @@ def bundle(
     from cascade_compile import targets
     from cascade_compile.bundle import BundleRequest, build
 
-    asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
-    chosen = asked or targets.default_targets()
+    search = None
+    if precision == "auto":
+        chosen, search = _searched(candidates, batch, keep_all, bool(names or options["force"]))
+    elif candidates or batch or keep_all:
+        raise click.UsageError("--candidate, --batch and --keep-all go with --precision auto")
+    else:
+        asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
+        chosen = asked or targets.default_targets()
     promise = Request(
         as_fraction(alpha, "--alpha"),
         as_fraction(delta, "--delta"),
         as_fraction(coverage, "--coverage", closed=True),
-        claims=len(chosen),
+        claims=1 if search else len(chosen),
         fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
         policy=policy,
     )
@@ -98,13 +130,44 @@ def bundle(
         targets=chosen,
         promise=promise,
         splits=data,
+        search=search,
         **options,  # type: ignore[arg-type]
     )
     with shown() as progress:
         manifest = build(request, progress=progress, say=lambda line: click.echo(line))
+    if manifest.search is not None:
+        _show_search(manifest.search)
     click.echo(f"bundle: {out} (report: {out / 'report.html' if out.is_dir() else 'inside'})")
     if any(c.status == "INFEASIBLE" for c in manifest.certificates.values()):
         sys.exit(INFEASIBLE_STATUS)
+
+
+def _searched(
+    candidates: tuple[str, ...], batch: int | None, keep_all: bool, named: bool
+) -> tuple[tuple[TargetName, ...], SearchRequest]:
+    """Candidates and settings of `--precision auto`."""
+    from cascade_compile import targets
+    from cascade_compile.search import BATCH, SearchRequest, default_candidates
+
+    if named:
+        raise click.UsageError(
+            "--precision auto chooses among --candidate by what is proven: --target and --force "
+            "do not go with it"
+        )
+    asked = tuple(targets.parse(name) for name in dict.fromkeys(candidates))
+    return asked or default_candidates(), SearchRequest(batch or BATCH, keep_all)
+
+
+def _show_search(search: Search) -> None:
+    from rich.console import Console
+
+    from cascade_compile.search_table import render
+
+    console = Console(
+        highlight=False, markup=False, width=None if sys.stdout.isatty() else TABLE_WIDTH
+    )
+    for part in render(search):
+        console.print(part)
 
 
 @cli.command("targets")
