@@ -131,8 +131,10 @@ class Walk:
     @property
     def decisive(self) -> Float64:
         """The p-value of each vector: the larger one where two promises are asked for."""
-        return self.p_values if self.fnr_p_values is None else np.maximum(
-            self.p_values, self.fnr_p_values
+        return (
+            self.p_values
+            if self.fnr_p_values is None
+            else np.maximum(self.p_values, self.fnr_p_values)
         )
 
 
@@ -231,9 +233,7 @@ def propose(
     return Proposal(path, danger[rows], seen.cost[rows], coverage[rows], risk[rows])
 
 
-def cheaper_and_cheaper(
-    order: Sequence[int], ranks: Sequence[tuple[float, ...]]
-) -> list[int]:
+def cheaper_and_cheaper(order: Sequence[int], ranks: Sequence[tuple[float, ...]]) -> list[int]:
     """Of these, in their order, those that rank lower than all before them."""
     kept: list[int] = []
     for i in order:

@@ -38,7 +38,7 @@ from cascade_compile.build_target import (
     spread,
 )
 from cascade_compile.parity import Parity
-from cascade_compile.speed import MOST_IMAGES, Speed, Timed, measure_speed
+from cascade_compile.speed import MOST_IMAGES, Timed, measure_speed
 from cascade_compile.targets import TargetName, every_target, runs_here
 from cascade_runtime.bundle import engine_files
 from cascade_runtime.decision import decide

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cascade_calib.report_html import EMPTY
+from cascade_calib.report_search import of_limit
 from cascade_calib.words import percent
 from cascade_runtime.manifest import Search, SearchCandidate
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
-
-EMPTY = "–"
 
 
 def render(search: Search) -> Iterator[Table | Text]:
@@ -45,16 +45,15 @@ def _cells(row: SearchCandidate, n_select: int) -> tuple[str, ...]:
     if row.images_per_s is None:
         return (row.name, *(EMPTY,) * 7, row.outcome, row.reason)
     parity = row.parity
-    allowed = parity.get("limit", 0.0) * parity.get("largest_logit", 0.0)
     return (
         row.name,
         f"{row.images_per_s:g} ({row.slowest:g}-{row.fastest:g})",
         f"{row.engine_bytes / 1e6:.3g}",
-        percent(parity["max_difference"] / allowed, 2) if allowed else EMPTY,
+        percent(of_limit(row), 2),
         f"{parity.get('decision_flips', 0):.0f}/{parity.get('images', 0):.0f}",
         percent(row.accepted / n_select) if n_select else EMPTY,
         percent(row.errors / row.accepted) if row.accepted else EMPTY,
-        f"{row.passed}/{row.tested}",
+        f"{row.passed}/{row.tested}" if row.tested else EMPTY,
         row.outcome,
         row.reason,
     )
