@@ -68,13 +68,13 @@ def test_ten_candidates_above_alpha_break_the_promise_in_no_more_than_delta(stud
     assert ours.draws == control.draws == 300
 
 
-def test_the_promise_is_not_kept_by_refusing_everything(study) -> None:
+def test_where_images_are_few_sharing_delta_would_lose_what_one_sequence_ships(study) -> None:
     world = next(w for w in study.WORLDS if w.name == "barely provable")
-    world = replace(world, n_select=300)
+    world = replace(world, n_select=300, n_calib=250)
     names = ("one sequence", "delta / m each")
     ours, shared = study.simulate([world], selects=2, calibs=50, procedures=names)
-    assert ours.shipped == ours.draws
-    assert shared.shipped < 0.97 * ours.shipped
+    assert ours.shipped >= 0.9 * ours.draws
+    assert shared.speed < 0.9 * ours.speed
 
 
 def test_one_candidate_is_certified_as_by_itself() -> None:
