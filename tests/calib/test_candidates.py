@@ -66,6 +66,7 @@ def test_ten_candidates_above_alpha_break_the_promise_in_no_more_than_delta(stud
     assert ours.rate <= ours.limit
     assert control.rate > 2 * control.limit
     assert ours.draws == control.draws == 300
+    assert study.table([ours, control])[0] == "| world | one sequence | best uncorrected |"
 
 
 def test_where_images_are_few_sharing_delta_would_lose_what_one_sequence_ships(study) -> None:
