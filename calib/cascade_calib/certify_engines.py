@@ -74,14 +74,14 @@ def certify_engines(
         DataError: the two splits hold the same images.
     """
     evidence = Evidence(
-        _collected(stages, select, f"{name} val_select", progress),
-        _collected(stages, calib, f"{name} val_calib", progress),
+        collected(stages, select, f"{name} val_select", progress),
+        collected(stages, calib, f"{name} val_calib", progress),
         select.pixels if thumbnails else None,
     )
     decision, certificate = certify_target(
         evidence.select,
         evidence.calib,
-        stage_costs=[float(info.macs) for info in infos],
+        stage_costs=costs(infos),
         request=request,
         preprocess=preprocess,
         engines=engines,
@@ -89,13 +89,27 @@ def certify_engines(
         calibration_uses=calibration_uses,
     )
     speed = _images_per_s(stages, decision, select.pixels[:SPEED_IMAGES])
-    return CertifiedTarget(
-        msgspec.structs.replace(target, images_per_s=round(speed, 1)),
-        decision,
-        certificate,
-        evidence,
-        golden.record(stages, decision, _golden_images(select), name),
-    )
+    target = msgspec.structs.replace(target, images_per_s=round(speed, 1))
+    return record(stages, name, target, decision, certificate, evidence, select)
+
+
+def record(
+    stages: Stages,
+    name: str,
+    target: Target,
+    decision: Decision,
+    certificate: Certificate,
+    evidence: Evidence,
+    select: Loaded,
+) -> CertifiedTarget:
+    """A target that is decided upon, with its golden vectors."""
+    tensors = golden.record(stages, decision, _golden_images(select), name)
+    return CertifiedTarget(target, decision, certificate, evidence, tensors)
+
+
+def costs(infos: Sequence[StageInfo]) -> list[float]:
+    """What the thresholds weigh: each stage's multiply-adds an image."""
+    return [float(info.macs) for info in infos]
 
 
 def outcome(certificate: Certificate) -> str:
@@ -115,7 +129,9 @@ def outcome(certificate: Certificate) -> str:
     )
 
 
-def _collected(stages: Stages, data: Loaded, what: str, progress: Progress | None) -> Collected:
+def collected(stages: Stages, data: Loaded, what: str, progress: Progress | None) -> Collected:
+    """Every exit's outputs for a split, with the progress shown as `what`."""
+
     def step(_: str, done: int, total: int) -> None:
         if progress is not None:
             progress(what, done, total)

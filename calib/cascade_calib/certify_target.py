@@ -42,7 +42,16 @@ from cascade_runtime.manifest import (
     binding,
 )
 
-__all__ = ["Request", "certify_target", "fit_rules", "propose_path", "walk"]
+__all__ = [
+    "Request",
+    "certify_target",
+    "conclude",
+    "decision_of",
+    "fit_rules",
+    "propose_path",
+    "tied",
+    "walk",
+]
 
 
 def certify_target(
@@ -75,7 +84,27 @@ def certify_target(
     rules = fit_rules(select, request.policy)
     prove = certify_sets if request.policy in SET_POLICIES else _certify_acting
     decision, certificate = prove(select, calib, rules, stage_costs=stage_costs, request=request)
-    return decision, msgspec.structs.replace(
+    return decision, tied(
+        certificate,
+        decision,
+        preprocess=preprocess,
+        engines=engines,
+        inputs=inputs,
+        calibration_uses=calibration_uses,
+    )
+
+
+def tied(
+    certificate: Certificate,
+    decision: Decision,
+    *,
+    preprocess: Preprocess,
+    engines: dict[str, str],
+    inputs: Sequence[StageInput] = (),
+    calibration_uses: int = 1,
+) -> Certificate:
+    """The certificate bound to the engines, the preprocessing and the decision it is about."""
+    return msgspec.structs.replace(
         certificate,
         calibration_uses=calibration_uses,
         engines=dict(sorted(engines.items())),
@@ -94,9 +123,30 @@ def _certify_acting(
     """The promise about single answers: fixed-sequence testing along a path of thresholds."""
     path = propose_path(select, rules, stage_costs, request, n_calib=len(calib))
     result = walk(path, rules, calib, stage_costs, request)
+    return conclude(select, calib, rules, path, result, request)
+
+
+def conclude(
+    select: Collected,
+    calib: Collected,
+    rules: Sequence[ExitRule],
+    path: Sequence[Thresholds],
+    result: Walk,
+    request: Request,
+    *,
+    advice: str | None = None,
+) -> tuple[Decision, Certificate]:
+    """What a walk along `path` comes to, not yet tied to any engine.
+
+    Args:
+        advice: what to say where nothing is proven, in place of what would make the walk pass.
+    """
     chosen = None if result.chosen is None else path[result.chosen]
-    decision = _decision(rules, chosen, request.policy)
-    advice = "" if chosen else words.advice(select, calib, rules, path, result, request)
+    decision = decision_of(rules, chosen, request.policy)
+    if chosen:
+        advice = ""
+    elif advice is None:
+        advice = words.advice(select, calib, rules, path, result, request)
     return decision, _certificate(decision, calib, request, result, advice, len(path))
 
 
@@ -133,7 +183,8 @@ def _fit_rule(select: Collected, stage: int, policy: Policy) -> ExitRule:
     return rule
 
 
-def _decision(rules: Sequence[ExitRule], chosen: Thresholds | None, policy: Policy) -> Decision:
+def decision_of(rules: Sequence[ExitRule], chosen: Thresholds | None, policy: Policy) -> Decision:
+    """The runtime's numbers for these thresholds; None: nothing is ever answered."""
     taus = chosen or (None,) * len(rules)
     exits = tuple(
         msgspec.structs.replace(rule, tau_logit=None if tau is None else shortest_float32(tau))

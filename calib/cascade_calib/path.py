@@ -98,6 +98,26 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """A path, safest first, and what `val_select` expects of each of its C vectors; arrays [C].
+
+    danger: the p-value that the test is expected to give; from 0.5 on, where no test is likely to
+    pass, 0.5 + risk. cost: of an image, in the units of the stage costs. risk and coverage.
+    """
+
+    path: list[Thresholds]
+    danger: Float64
+    cost: Float64
+    coverage: Float64
+    risk: Float64
+
+    def likely(self, share: Fraction) -> int:
+        """The cheapest vector that is expected to pass at this share of delta, else the safest."""
+        good = np.flatnonzero(self.danger <= float(share))
+        return int(good[-1]) if len(good) else 0
+
+
+@dataclass(frozen=True)
 class Walk:
     """How far the test came: `passed` of the `tested` first vectors, and the one chosen of them."""
 
@@ -107,6 +127,15 @@ class Walk:
     passed: int
     chosen: int | None
     fnr_p_values: Float64 | None = None
+
+    @property
+    def decisive(self) -> Float64:
+        """The p-value of each vector: the larger one where two promises are asked for."""
+        return (
+            self.p_values
+            if self.fnr_p_values is None
+            else np.maximum(self.p_values, self.fnr_p_values)
+        )
 
 
 def outcomes(
@@ -155,6 +184,18 @@ def propose_path(
     *,
     n_calib: int,
 ) -> list[Thresholds]:
+    """The path of `propose`, alone."""
+    return propose(select, rules, stage_costs, request, n_calib=n_calib).path
+
+
+def propose(
+    select: Collected,
+    rules: Sequence[ExitRule],
+    stage_costs: Sequence[float],
+    request: Request,
+    *,
+    n_calib: int,
+) -> Proposal:
     """Threshold vectors worth testing, safest first, each next one riskier and cheaper.
 
     Candidates are all combinations of each exit's score quantiles on `val_select`; the safer of
@@ -166,11 +207,12 @@ def propose_path(
     will not show less than the floor by chance.
 
     Returns:
-        The path; empty when there are no images, or no candidate reaches the coverage floor.
+        The path and its figures; empty where there are no images, or no candidate reaches the
+        coverage floor.
     """
     n = len(select)
     if not n or not n_calib:
-        return []
+        return Proposal([], *(np.zeros(0) for _ in range(4)))
     tau = _grid(select, rules)
     seen = outcomes(select, rules, stage_costs, tau, by_class=request.fnr is not None)
     coverage = seen.accepted / n
@@ -185,14 +227,19 @@ def propose_path(
         rate, found = (seen.missed + 0.5) / (seen.positives + 1), seen.positives / n * n_calib
         danger = np.maximum(danger, binomial_p_values(rate * found, found, request.fnr))
     danger = np.where(danger < 0.5, danger, 0.5 + risk)  # hopeless p-values all round to 1
-    path: list[Thresholds] = []
-    best = (float("inf"), 0.0)
-    for i in np.lexsort((-coverage, seen.cost, danger)):
-        rank = (float(seen.cost[i]), -float(coverage[i]))
-        if usable[i] and rank < best:
-            best = rank
-            path.append(tuple(float(t) if np.isfinite(t) else None for t in tau[i]))
-    return path
+    order = [int(i) for i in np.lexsort((-coverage, seen.cost, danger)) if usable[i]]
+    rows = cheaper_and_cheaper(order, list(zip(seen.cost, -coverage, strict=True)))
+    path = [tuple(float(t) if np.isfinite(t) else None for t in tau[i]) for i in rows]
+    return Proposal(path, danger[rows], seen.cost[rows], coverage[rows], risk[rows])
+
+
+def cheaper_and_cheaper(order: Sequence[int], ranks: Sequence[tuple[float, ...]]) -> list[int]:
+    """Of these, in their order, those that rank lower than all before them."""
+    kept: list[int] = []
+    for i in order:
+        if not kept or ranks[i] < ranks[kept[-1]]:
+            kept.append(i)
+    return kept
 
 
 def walk(

@@ -69,6 +69,17 @@ class OperatingPoint:
     upper: float | None
 
 
+@dataclass(frozen=True)
+class SpeedPoint:
+    """A candidate of a search: its number, images a second, and risk with its upper bound."""
+
+    number: int
+    outcome: str
+    speed: tuple[float, float, float]  # slowest round, median, fastest round
+    risk: float
+    upper: float
+
+
 def risk_coverage_plot(
     curves: Sequence[ExitCurve],
     limit: float,
@@ -160,6 +171,46 @@ def reliability_plot(
         axes.legend(frameon=False, loc="lower right", fontsize=9)
 
     return _svg(draw, (3.4, 2.7), name, description)
+
+
+def speed_plot(
+    points: Sequence[SpeedPoint], limit: float, promised: str, name: str, description: str = ""
+) -> str:
+    """Risk against speed, a marker a candidate with its number, and the promised risk.
+
+    Args:
+        limit: the promised risk, and `promised` what it is called.
+    """
+    marks = {"shipped": "D", "certified": "o", "failed": "X"}
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(100 * limit, color=LIMIT, dashes=(4, 3), label=promised)
+        for outcome in dict.fromkeys(p.outcome for p in points):
+            of = [p for p in points if p.outcome == outcome]
+            slow, x, fast = np.array([p.speed for p in of]).T
+            y, up = np.array([(100 * p.risk, 100 * p.upper) for p in of]).T
+            colour = COLOURS[0] if outcome == "shipped" else LIMIT if outcome == "failed" else INK
+            axes.errorbar(
+                *(x, y),
+                xerr=[x - slow, fast - x],
+                yerr=[np.zeros(len(y)), up - y],
+                fmt=marks.get(outcome, "s"),
+                mfc=colour if outcome in marks else "white",
+                color=colour,
+                elinewidth=0.8,
+                label=outcome,
+            )
+            for point in of:
+                place = (point.speed[1], 100 * point.risk)
+                axes.annotate(str(point.number), place, (5, -11), textcoords="offset points")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 100 * max(1.5 * limit, 1.1 * max(p.upper for p in points)))
+        axes.set(xlabel="images a second", ylabel="wrong when acting, %")
+        axes.legend(
+            frameon=False, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=2, fontsize=9
+        )
+
+    return _svg(draw, (3.8, 3.1), name, description)
 
 
 def _svg(

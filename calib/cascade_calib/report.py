@@ -18,6 +18,7 @@ from cascade_calib.report_curves import risk_over_coverage, scaling
 from cascade_calib.report_exits import exits_and_cost
 from cascade_calib.report_figures import key_figures, risk_bound
 from cascade_calib.report_html import EMPTY, facts, table
+from cascade_calib.report_search import candidates
 from cascade_calib.report_worst import acted_on, worst_images
 from cascade_calib.scaling import sigmoid
 from cascade_calib.words import percent
@@ -56,7 +57,8 @@ def render_report(manifest: Manifest, evidence: Mapping[str, Evidence]) -> str:
     sections = "".join(_target(manifest, name, evidence.get(name)) for name in names)
     title = escape(manifest.model.name)
     errors = _worst(manifest, evidence)
-    parts = (_head(manifest), sections, errors, _targets(manifest), _voids(), _origin(manifest))
+    targets = _targets(manifest) + candidates(manifest)
+    parts = (_head(manifest), sections, errors, targets, _voids(), _origin(manifest))
     page = "\n".join(parts)
     page = page.replace(" %", "\u00a0%")  # a number and its unit stay on one line
     return (

@@ -78,7 +78,7 @@ def build_target(job: Job, name: TargetName) -> CertifiedTarget:
         infos=job.infos,
         request=job.promise,
         preprocess=job.preprocess,
-        engines={path: _sha256(job.folder / path) for path in engine_files(target)},
+        engines=engine_hashes(job, target),
         calibration_uses=job.calibration_uses,
         thumbnails=job.thumbnails,
         progress=job.progress,
@@ -150,6 +150,11 @@ def compare(
             "not what was trained. Choose another precision, or --force to write it all the same"
         )
     return msgspec.structs.replace(target, forced=not compared.ok), compared
+
+
+def engine_hashes(job: Job, target: Target) -> dict[str, str]:
+    """Path in the bundle to SHA-256 of every engine file of a target."""
+    return {path: _sha256(job.folder / path) for path in engine_files(target)}
 
 
 def stage_sources(

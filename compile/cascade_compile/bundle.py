@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascade_calib.certify_engines import outcome
+from cascade_calib.certify_engines import CertifiedTarget, outcome
 from cascade_calib.certify_target import Request
 from cascade_calib.labelled import Loaded, Progress, load_split_pixels
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import part_of, publish, write_contents
 from cascade_compile.build_target import Job, build_target, stage_sources
 from cascade_compile.ledger import count_use
+from cascade_compile.search import SearchRequest, search
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
 from cascade_runtime.bundle import Bundle
@@ -29,6 +30,7 @@ from cascade_runtime.manifest import (
     FORMAT_VERSION,
     Manifest,
     Model,
+    Search,
 )
 from cascade_train.checkpoint import RunConfig, load_network
 from cascade_train.data.sources import SPLITS_NAME
@@ -37,7 +39,10 @@ from cascade_train.exits import Network
 
 @dataclass(frozen=True)
 class BundleRequest:
-    """What to build. `splits` is the splits.json to certify on, default the run's own."""
+    """What to build. `splits` is the splits.json to certify on, default the run's own.
+
+    search: choose one of `targets` by measurement, and ship that; None ships all of them.
+    """
 
     run: Path
     out: Path
@@ -50,6 +55,7 @@ class BundleRequest:
     overwrite: bool = False
     force: bool = False
     seed: int = 0
+    search: SearchRequest | None = None
 
 
 Say = Callable[[str], None]
@@ -111,11 +117,7 @@ def _build_in(
         force=request.force,
         progress=progress,
     )
-    built = {}
-    for name in request.targets:
-        say(f"{name}: building engines and running them over val_select and val_calib")
-        built[str(name)] = build_target(job, name)
-        say(f"{name}: {outcome(built[str(name)].certificate)}")
+    built, table = _targets(job, request, say)
     shutil.rmtree(exported)
     manifest = Manifest(
         format=FORMAT,
@@ -134,9 +136,27 @@ def _build_in(
         targets={name: b.target for name, b in built.items()},
         decision={name: b.decision for name, b in built.items()},
         certificates={name: b.certificate for name, b in built.items()},
+        search=table,
     )
     write_contents(folder, manifest, built)
     return manifest
+
+
+def _targets(
+    job: Job, request: BundleRequest, say: Say
+) -> tuple[dict[str, CertifiedTarget], Search | None]:
+    """Every target that was named, or the one that a search finds and its table."""
+    if request.search is not None:
+        found, table = search(job, request.targets, request.search, say)
+        for name, made in found.items():
+            say(f"{name}: {outcome(made.certificate)}")
+        return found, table
+    built = {}
+    for target in request.targets:
+        say(f"{target}: building engines and running them over val_select and val_calib")
+        built[str(target)] = build_target(job, target)
+        say(f"{target}: {outcome(built[str(target)].certificate)}")
+    return built, None
 
 
 def _load_data(

@@ -10,11 +10,15 @@ import click
 
 from cascade_compile.bundle_commands import COMMANDS
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
-from cascade_runtime.manifest import POLICIES, Policy
+from cascade_runtime.manifest import POLICIES, Policy, Search
 from cascade_train.threads import spin_briefly
 
 if TYPE_CHECKING:
     from cascade_runtime.manifest import Manifest
+    from cascade_compile.search import SearchRequest
+    from cascade_compile.targets import TargetName
+
+TABLE_WIDTH = 160  # where there is no terminal to ask
 
 
 @click.group()
@@ -54,6 +58,21 @@ def cli() -> None:
     "that score. scrc-i, scrc-t: the risk of prediction sets, for all but delta of the calibration "
     "sets or on average.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto"]),
+    help="auto: build every candidate, measure, and ship the fastest whose certificate holds.",
+)
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    help="With --precision auto: backend/precision/device; repeat.  [default: all that run here]",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Images at a time when timing it.  [default: 8]"
+)
+@click.option("--keep-all", is_flag=True, help="Keep the candidates that do not ship, too.")
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",
@@ -79,6 +98,10 @@ def bundle(
     coverage: str,
     fnr: str | None,
     policy: Policy,
+    precision: str | None,
+    candidates: tuple[str, ...],
+    batch: int | None,
+    keep_all: bool,
     as_json: bool,
     **options: object,
 ) -> None:
@@ -89,13 +112,19 @@ def bundle(
     from cascade_compile import targets
     from cascade_compile.bundle import BundleRequest, build
 
-    asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
-    chosen = asked or targets.default_targets()
+    search = None
+    if precision == "auto":
+        chosen, search = _searched(candidates, batch, keep_all, bool(names or options["force"]))
+    elif candidates or batch or keep_all:
+        raise click.UsageError("--candidate, --batch and --keep-all go with --precision auto")
+    else:
+        asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
+        chosen = asked or targets.default_targets()
     promise = Request(
         as_fraction(alpha, "--alpha"),
         as_fraction(delta, "--delta"),
         as_fraction(coverage, "--coverage", closed=True),
-        claims=len(chosen),
+        claims=1 if search else len(chosen),
         fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
         policy=policy,
     )
@@ -105,6 +134,7 @@ def bundle(
         targets=chosen,
         promise=promise,
         splits=data,
+        search=search,
         **options,  # type: ignore[arg-type]
     )
     with shown() as progress:
@@ -112,6 +142,8 @@ def bundle(
     if as_json:
         _print_summary(out, manifest)
     else:
+        if manifest.search is not None:
+            _show_search(manifest.search)
         click.echo(f"bundle: {out} (report: {out / 'report.html' if out.is_dir() else 'inside'})")
     if any(c.status == "INFEASIBLE" for c in manifest.certificates.values()):
         sys.exit(INFEASIBLE_STATUS)
@@ -119,6 +151,8 @@ def bundle(
 
 def _print_summary(out: Path, manifest: Manifest) -> None:
     import json
+
+    import msgspec
 
     from cascade_calib.certify_engines import outcome
 
@@ -130,7 +164,38 @@ def _print_summary(out: Path, manifest: Manifest) -> None:
         }
         for name, certificate in manifest.certificates.items()
     }
-    click.echo(json.dumps({"bundle": str(out), "targets": targets}, allow_nan=False))
+    found: dict[str, object] = {"bundle": str(out), "targets": targets}
+    if manifest.search is not None:
+        found["search"] = msgspec.to_builtins(manifest.search)
+    click.echo(json.dumps(found, allow_nan=False))
+
+
+def _searched(
+    candidates: tuple[str, ...], batch: int | None, keep_all: bool, named: bool
+) -> tuple[tuple[TargetName, ...], SearchRequest]:
+    """Candidates and settings of `--precision auto`."""
+    from cascade_compile import targets
+    from cascade_compile.search import BATCH, SearchRequest, default_candidates
+
+    if named:
+        raise click.UsageError(
+            "--precision auto chooses among --candidate by what is proven: --target and --force "
+            "do not go with it"
+        )
+    asked = tuple(targets.parse(name) for name in dict.fromkeys(candidates))
+    return asked or default_candidates(), SearchRequest(batch or BATCH, keep_all)
+
+
+def _show_search(search: Search) -> None:
+    from rich.console import Console
+
+    from cascade_compile.search_table import render
+
+    console = Console(
+        highlight=False, markup=False, width=None if sys.stdout.isatty() else TABLE_WIDTH
+    )
+    for part in render(search):
+        console.print(part)
 
 
 @cli.command("targets")

@@ -29,6 +29,7 @@ StageInput = Literal["pixels", "tokens"]
 Policy = Literal["certified", "softmax", "gate", "scrc-i", "scrc-t"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 Status = Literal["CERTIFIED", "INFEASIBLE"]
+Outcome = Literal["shipped", "certified", "failed", "not reached", "passed over", "left out"]
 FLOAT32_MAX = 3.4028234663852886e38  # itself: shorter decimals lie beyond it as a binary64
 
 
@@ -203,6 +204,48 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         return 1 - self.delta / self.claims / (1 if self.fnr_promised is None else 2)
 
 
+class SearchCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One compiled form that a search looked at; figures are those of `val_select`.
+
+    parity: as `Target.parity`, decisions flipped at the proposed thresholds. images_per_s, slowest
+    and fastest: of the timed rounds the median, the least and the most. accepted and errors: at the
+    proposed thresholds. steps: hypotheses about it in the sequence, of which `tested` were looked
+    at and `passed` were rejected. Null and 0: it did not come so far. reason: why it did not ship.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str
+    engine_bytes: int = 0
+    parity: dict[str, float] = {}
+    images_per_s: float | None = None
+    slowest: float | None = None
+    fastest: float | None = None
+    accepted: int = 0
+    errors: int = 0
+    steps: int = 0
+    tested: int = 0
+    passed: int = 0
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True):
+    """How the target was chosen, when the bundle was built: informative.
+
+    candidates: fastest first, then those without a speed. n_select: images of `val_select` that the
+    thresholds were proposed on; timed: those of them that the speed was measured on, `batch` at a
+    time, in so many `rounds`. sequence_length: hypotheses (candidate, thresholds), of which
+    `sequence_tested` were looked at.
+    """
+
+    candidates: tuple[SearchCandidate, ...]
+    n_select: int
+    timed: int
+    batch: int
+    rounds: int
+    sequence_length: int
+    sequence_tested: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`manifest.json`; the fields in the order of docs/bundle-format.md."""
 
@@ -215,6 +258,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     targets: dict[str, Target]
     decision: dict[str, Decision]
     certificates: dict[str, Certificate]
+    search: Search | None = None
 
 
 def stage_inputs(stages: Iterable[StageInfo]) -> tuple[StageInput, ...]:
