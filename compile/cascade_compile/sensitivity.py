@@ -1,7 +1,7 @@
 """Which linear layers of a stage stay out of int8, by measured effect.
 
-In: a stage and a way to write its int8 engine with some layers left out. Out: the engine of the
-fewest layers left out that answers as the float32 stage does, within half of the limit that parity
+In: a stage and a way to write its engine with chosen layers in int8. Out: the engine of the fewest
+layers left out that answers as the float32 stage does, within half of the limit that parity
 holds it to at the end (errors of stages add up). Most stages need none, and then this costs one
 build and one comparison.
 
@@ -49,8 +49,8 @@ def quantise(source: StageSource, folder: Path, backend: str, write: Write) -> B
     """The int8 engine of a stage that leaves out the fewest layers.
 
     Args:
-        write: `write(samples, left_out)` calibrates on the samples, writes the engine into
-            `folder` and gives its file names, the one to open first at the front.
+        write: `write(samples, layers)` calibrates on the samples, writes the engine with these
+            layers quantised into `folder` and gives its file names, the one to open first first.
     """
     from cascade_compile.parity import LIMITS
 
@@ -67,7 +67,7 @@ def quantise(source: StageSource, folder: Path, backend: str, write: Write) -> B
 
     def attempt(left_out: Sequence[Layer]) -> float:
         nonlocal files
-        files = write(kept, left_out)
+        files = write(kept, [layer for layer in layers if layer not in left_out])
         data = {name: (folder / name).read_bytes() for name in files}
         engine = engines.load(backend, data, files[0], precision="int8", device="cpu")
         return deviation(_run_engine(engine, samples[held]), wanted)
@@ -97,13 +97,14 @@ def fewest(
     if enough is None:
         ranked = order()
         most = int(len(ranked) * MOST_LEFT_OUT)
-        count, too_few = 1, 0
-        while enough is None and count <= most:
+        too_few = 0
+        while enough is None and too_few < most:
+            count = min(max(1, 2 * too_few), most)
             tried[count] = attempt(ranked[:count])
             if tried[count] <= limit:
                 enough = count
             else:
-                too_few, count = count, count * 2
+                too_few = count
         while enough is not None and enough - too_few > 1:
             middle = (too_few + enough) // 2
             tried[middle] = attempt(ranked[:middle])
@@ -129,9 +130,11 @@ def deviation(have: Arrays, wanted: Arrays) -> float:
 
 
 def linear_layers(source: StageSource) -> list[Layer]:
-    """The graph's layers with weights, named as the network names them where the weights tell.
+    """The layers to quantise: those with weights that see every token of an image.
 
-    The export keeps few names, so a layer is known by its weights: their first row and column.
+    Heads see one vector an image (Gemm): they cost next to nothing, and what they give is what
+    thresholds are compared with. The export keeps few names, so a layer is called what the network
+    calls the weights of that first row and column, and by its node where that is unknown.
     """
     import onnx
     from onnx import numpy_helper
@@ -143,21 +146,20 @@ def linear_layers(source: StageSource) -> list[Layer]:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     found = []
     for node in graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in weights:
+        if node.op_type not in ("MatMul", "Conv") or node.input[1] not in weights:
             continue
         matrix = numpy_helper.to_array(weights[node.input[1]], str(source.onnx_file.parent))
-        kept = any(a.name == "transB" and a.i for a in node.attribute) or node.op_type == "Conv"
-        fitting = names.get(_mark(matrix if kept else matrix.T), [])
+        fitting = names.get(_mark(matrix if node.op_type == "Conv" else matrix.T), [])
         found.append(Layer(fitting.pop(0) if fitting else node.name, node.name))
     return found
 
 
 def weighted(module: nn.Module) -> list[tuple[str, Any]]:
-    """The linear and convolutional layers that ship, by name."""
+    """The linear and convolutional layers before the heads, by name."""
     return [
         (name, part)
         for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv2d) and "auxiliary" not in name
+        if isinstance(part, nn.Linear | nn.Conv2d) and not name.startswith("heads.")
     ]
 
 
@@ -189,7 +191,7 @@ def _effects(module: nn.Module, batch: Tensor) -> list[tuple[str, float]]:
     def watch(name: str) -> Callable[..., Tensor]:
         def hook(layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             with torch.no_grad():
-                errors[name] = _rounded(layer, inputs[0]) - output
+                errors[name] = rounded(layer, inputs[0]) - output
             nudges[name] = torch.zeros_like(output, requires_grad=True)
             return output + nudges[name]
 
@@ -236,7 +238,7 @@ def _directions(outputs: tuple[Tensor, ...]) -> list[tuple[Tensor, float]]:
     return scaled
 
 
-def _rounded(layer: Any, x: Tensor) -> Tensor:
+def rounded(layer: Any, x: Tensor) -> Tensor:
     """The layer with weights of 8 bits an output channel and an input of 8 bits, min to max."""
     weight = layer.weight
     step = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127

@@ -1,8 +1,8 @@
 """onnxruntime: the exported ONNX file is the engine, as it is or quantised to 8 bits.
 
-int8: every layer with weights, between pairs of QuantizeLinear and DequantizeLinear, calibrated on
-images of val_select; all else stays float32. How each choice was measured, and what was worse:
-docs/decisions/0011-int8.md.
+int8: every layer with weights that sees tokens, between pairs of QuantizeLinear and
+DequantizeLinear, calibrated on images of val_select; all else stays float32. How each choice was
+measured, and what was worse: docs/decisions/0011-int8.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cascade_compile.sensitivity import Layer
 
 TARGETS = (("fp32", "cpu"), ("int8", "cpu"))
-KINDS = ["MatMul", "Gemm", "Conv"]
+KINDS = ["MatMul", "Conv"]
 
 
 def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
@@ -34,13 +34,10 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
     if precision != "int8":
         shutil.copyfile(source.onnx_file, target)
         return Built((target.name,))
-    from cascade_compile.sensitivity import linear_layers, quantise
+    from cascade_compile.sensitivity import quantise
 
-    layers = linear_layers(source)
-
-    def write(samples: npt.NDArray[np.generic], left_out: Sequence[Layer]) -> tuple[str, ...]:
-        nodes = [layer.node for layer in layers if layer not in left_out]
-        _write_int8(source.onnx_file, samples, nodes, target)
+    def write(samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> tuple[str, ...]:
+        _write_int8(source.onnx_file, samples, [layer.node for layer in layers], target)
         return (target.name,)
 
     return quantise(source, folder, "onnxruntime", write)

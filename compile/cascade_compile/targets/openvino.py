@@ -2,9 +2,9 @@
 
 fp32 and bf16: weights stay float32 in the file; the precision is what the runtime asks the plugin
 to compute in (`INFERENCE_PRECISION_HINT`), so that the two differ in one recorded property.
-int8: every layer with weights in 8 bits, calibrated by NNCF on images of val_select; the products
-inside attention, and all else, are left to bf16. How each choice was measured, and what was worse:
-docs/decisions/0011-int8.md.
+int8: every layer with weights that sees tokens in 8 bits, calibrated by NNCF on images of
+val_select; the products inside attention, the heads and all else are left to bf16. How each choice
+was measured, and what was worse: docs/decisions/0011-int8.md.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
         return Built(files)
     from cascade_compile.sensitivity import quantise
 
-    def write(samples: npt.NDArray[np.generic], left_out: Sequence[Layer]) -> tuple[str, ...]:
-        _save(_int8(model, samples, left_out), path)
+    def write(samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> tuple[str, ...]:
+        _save(_int8(model, samples, layers), path)
         return files
 
     return quantise(source, folder, "openvino", write)
@@ -63,8 +63,8 @@ def _save(model: Any, path: Path) -> None:
     import_quietly().save_model(model, path, compress_to_fp16=False)
 
 
-def _int8(model: Any, samples: npt.NDArray[np.generic], left_out: Sequence[Layer]) -> Any:
-    """A quantised copy of the model."""
+def _int8(model: Any, samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> Any:
+    """A copy of the model with these layers quantised."""
     with _quiet_nncf() as nncf:
         advanced = nncf.AdvancedQuantizationParameters(
             # The widest range seen, not the average one: what is cut off here is gone.
@@ -79,7 +79,7 @@ def _int8(model: Any, samples: npt.NDArray[np.generic], left_out: Sequence[Layer
             nncf.Dataset([sample[None] for sample in samples]),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=_float_products(model, left_out)),
+            ignored_scope=nncf.IgnoredScope(names=_float_products(model, layers)),
             advanced_parameters=advanced,
         )
 
@@ -90,19 +90,16 @@ def _min_to_max() -> Any:
     return RangeEstimatorParametersSet.MINMAX
 
 
-def _float_products(model: Any, left_out: Sequence[Layer]) -> list[str]:
-    """Names of products that stay wide: between two activations, and the layers left out."""
-    nodes = {layer.node for layer in left_out}
-    found = []
-    for product in model.get_ordered_ops():
-        if product.get_type_name() not in ("MatMul", "Convolution"):
-            continue
-        name = product.get_friendly_name()
-        sources = [product.input_value(side).get_node().get_type_name() for side in (0, 1)]
-        # A node with a bias becomes two: the product is the one whose name says "without".
-        if "Constant" not in sources or name.removesuffix("/WithoutBiases") in nodes:
-            found.append(name)
-    return found
+def _float_products(model: Any, layers: Sequence[Layer]) -> list[str]:
+    """Names of all products but these layers: those inside attention, in the heads, left out."""
+    nodes = {layer.node for layer in layers}
+    products = [
+        product.get_friendly_name()
+        for product in model.get_ordered_ops()
+        if product.get_type_name() in ("MatMul", "Convolution")
+    ]
+    # A node with a bias becomes two: the product is the one whose name says "without".
+    return [name for name in products if name.removesuffix("/WithoutBiases") not in nodes]
 
 
 @contextlib.contextmanager
