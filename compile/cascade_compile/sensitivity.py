@@ -142,7 +142,7 @@ def linear_layers(source: StageSource) -> list[Layer]:
     names: dict[bytes, list[str]] = {}
     for name, module in weighted(source.module):
         names.setdefault(_mark(module.weight.detach().numpy()), []).append(name)
-    graph = onnx.load(source.onnx_file).graph
+    graph = onnx.load(source.onnx_file, load_external_data=False).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     found = []
     for node in graph.node:

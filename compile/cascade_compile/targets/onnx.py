@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cascade_compile.export import data_file
+from cascade_compile.export import INSIDE_BYTES, data_file
 from cascade_compile.targets import Built, StageSource
 
 if TYPE_CHECKING:
@@ -29,16 +29,19 @@ KINDS = ["MatMul", "Conv"]
 
 
 def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
-    """Write `stageN.onnx`, weights inside, into `folder`."""
-    target = folder / f"stage{source.index}.onnx"
+    """Write `stageN.onnx` into `folder`, and the weights of a large stage beside it."""
     if precision != "int8":
-        shutil.copyfile(source.onnx_file, target)
-        return Built((target.name,))
+        files = [file for file in (source.onnx_file, data_file(source.onnx_file)) if file.exists()]
+        for file in files:
+            shutil.copyfile(file, folder / file.name)  # the name is written in the ONNX file
+        return Built(tuple(file.name for file in files))
     from cascade_compile.sensitivity import quantise
+
+    target = folder / f"stage{source.index}.onnx"
 
     def write(samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> tuple[str, ...]:
         _write_int8(source.onnx_file, samples, [layer.node for layer in layers], target)
-        return (target.name,)
+        return tuple(file.name for file in (target, data_file(target)) if file.exists())
 
     return quantise(source, folder, "onnxruntime", write)
 
@@ -72,11 +75,14 @@ def _write_int8(
             activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
             calibrate_method=q.CalibrationMethod.MinMax,
-            use_external_data_format=any(w.external_data for w in graph.initializer),
+            use_external_data_format=data_file(onnx_file).exists(),
             # What a layer gives is rounded where the next layer takes it, not twice.
             extra_options={"OpTypesToExcludeOutputQuantization": KINDS},
         )
-        onnx.save(onnx.load(made), target)  # with the weights inside: a quarter of what they were
+        model = onnx.load(made)
+    beside = model.ByteSize() > INSIDE_BYTES
+    data_file(target).unlink(missing_ok=True)  # of the attempt before, to which it would be added
+    onnx.save(model, target, save_as_external_data=beside, location=data_file(target).name)
 
 
 @contextlib.contextmanager

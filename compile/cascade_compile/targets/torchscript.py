@@ -49,7 +49,11 @@ def _without_notes(torch: Any, data: io.BytesIO) -> bytes:
     reader, out = torch._C.PyTorchFileReader(data), io.BytesIO()
     writer = torch._C.PyTorchFileWriter(out)
     for name in reader.get_all_records():
-        if name.endswith(".debug_pkl") or name in ("version", "byteorder", ".data/serialization_id"):
+        if name.endswith(".debug_pkl") or name in (
+            "version",
+            "byteorder",
+            ".data/serialization_id",
+        ):
             continue  # the last three the writer writes by itself
         record = reader.get_record(name)
         if name == "data.pkl" or name.startswith("code/"):

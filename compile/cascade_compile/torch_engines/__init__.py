@@ -33,7 +33,9 @@ def unavailable(name: str, precision: str, device: str) -> str | None:
         import torch
 
         if not torch.cuda.is_available():
-            return "torch sees no CUDA device here; it needs an NVIDIA GPU and a CUDA build of torch"
+            return (
+                "torch sees no CUDA device here; it needs an NVIDIA GPU and a CUDA build of torch"
+            )
     return None
 
 
@@ -61,7 +63,8 @@ class TorchEngine:
         import torch
 
         rows = np.ascontiguousarray(batch)
-        if not rows.flags.writeable:  # torch would warn, though nothing here writes
+        # torch warns of what it must not write to, and takes no row of a reversed batch.
+        if not rows.flags.writeable or min(rows.strides) < 0:
             rows = rows.copy()
         with torch.inference_mode():
             outputs = self._call(torch.from_numpy(rows).to(self._device))
