@@ -145,9 +145,8 @@ def compare(
         )
     if not compared.ok and not job.force:
         raise ParityError(
-            f"{name}: the engine differs from the network by {compared.max_difference:.3g} at "
-            f"logits up to {compared.scale:.3g} (limit {compared.limit:g} of that); this engine is "
-            "not what was trained. Choose another precision, or --force to write it all the same"
+            f"{name}: the engine is not what was trained: {compared.explain()}. Choose another "
+            "precision, or --force to write it all the same"
         )
     return msgspec.structs.replace(target, forced=not compared.ok), compared
 

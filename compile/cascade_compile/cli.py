@@ -14,9 +14,9 @@ from cascade_runtime.manifest import POLICIES, Policy, Search
 from cascade_train.threads import spin_briefly
 
 if TYPE_CHECKING:
-    from cascade_runtime.manifest import Manifest
     from cascade_compile.search import SearchRequest
     from cascade_compile.targets import TargetName
+    from cascade_runtime.manifest import Manifest
 
 TABLE_WIDTH = 160  # where there is no terminal to ask
 

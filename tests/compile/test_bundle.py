@@ -363,7 +363,9 @@ def test_engine_that_is_not_the_network_is_refused_and_force_writes_it_with_the_
 ) -> None:
     no_export[1] = changed(50.0)
     out = tmp_path / "x.cascade"
-    with pytest.raises(ParityError, match=r"onnxruntime/fp32/cpu: the engine differs .*--force"):
+    with pytest.raises(
+        ParityError, match=r"onnxruntime/fp32/cpu: the engine is not what was .*--force"
+    ):
         quietly(request_for(out))
     assert not out.exists()
     manifest = quietly(request_for(out, force=True))

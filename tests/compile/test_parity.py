@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cascade_compile import targets
-from cascade_compile.parity import BATCHES, LIMITS, Parity, measure
+from cascade_compile.parity import BATCHES, LIMITS, Parity, measure, run_network
 from cascade_runtime import engines
 from cascade_runtime.decision import ExitOutputs
 from cascade_runtime.manifest import Decision, ExitRule
 from cascade_runtime.stages import Stages
 from cascade_train.exits import CascadeModel
+from cascade_train.loop import predict
 
 ALWAYS = Decision(
     policy="certified",
@@ -67,6 +68,51 @@ def test_wrong_engine_is_found_and_its_flips_are_counted(
     closed = replace_first_tau(None)  # so that only the last exit answers
     positives = (trained.select.labels == 1).sum()
     assert parity.flips(closed) == pytest.approx(positives, abs=2)
+
+
+def test_each_stage_is_compared_on_the_networks_own_inputs(
+    model: CascadeModel, exported: list[Path], changed: Callable[[float], Path], trained
+) -> None:
+    """So a stage that is right stays right behind one that is wrong, and the wrong one is named."""
+    pixels = trained.select.pixels[:16]
+    right = measure(model, stages_of(exported), pixels, "fp32")
+    names = [(part.stage, part.output) for part in right.stages]
+    firsts = [(0, name) for name in ("logits", "gate", "tokens")]
+    assert names == [*firsts, (1, "logits"), (1, "gate")]
+    assert all(part.max_difference < 1e-4 and part.cosine > 0.999999 for part in right.stages)
+
+    wrong = measure(model, stages_of([exported[0], changed(1e3)]), pixels, "fp32")
+    by_name = {(part.stage, part.output): part for part in wrong.stages}
+    assert by_name[1, "logits"].max_difference == pytest.approx(wrong.max_difference, rel=1e-3)
+    assert by_name[1, "logits"].cosine < 0.99
+    assert all(by_name[name] == part for name, part in zip(firsts, right.stages, strict=False))
+
+    figures = wrong.figures(ALWAYS)
+    assert figures["stage1_logits_max_difference"] == pytest.approx(1e3, rel=0.05)
+    assert figures["stage0_tokens_cosine"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_failure_says_how_far_where_and_which_stage(
+    model: CascadeModel, exported: list[Path], changed: Callable[[float], Path], trained
+) -> None:
+    wrong = measure(
+        model, stages_of([exported[0], changed(1e3)]), trained.select.pixels[:16], "fp32"
+    )
+    text = wrong.explain()
+    assert f"{wrong.max_difference:.3g} away from the network" in text
+    assert "in exit 2's logits at " in text
+    assert "of 16. Each stage on the network's own inputs: stage 0 logits " in text
+    assert "\n" not in text
+
+
+def test_network_is_run_as_it_was_trained_not_as_it_was_cut(model: CascadeModel, trained) -> None:
+    pixels = trained.select.pixels[:20]
+    found, tokens = run_network(model, pixels)
+    logits, gates = predict(model, pixels)
+    for exit, out in enumerate(found):
+        np.testing.assert_allclose(out.logits, logits[exit], atol=1e-5)
+        np.testing.assert_allclose(out.gate, gates[exit], atol=1e-5)
+    assert [value.shape for value in tokens] == [(20, 17, 128)] * 2
 
 
 def replace_first_tau(tau: float | None) -> Decision:
@@ -133,4 +179,4 @@ def test_limit_is_a_share_of_the_largest_output(
 
 def test_every_precision_that_can_be_built_has_a_limit() -> None:
     assert {name.precision for name in targets.every_target()} <= set(LIMITS)
-    assert LIMITS["fp32"] < LIMITS["bf16"]
+    assert LIMITS["fp32"] < LIMITS["bf16"] < LIMITS["int8"]

@@ -43,12 +43,12 @@ def test_target_that_cannot_be_built_is_refused_with_the_list_of_those_that_can(
 
 
 def test_every_backend_that_is_built_for_can_be_run() -> None:
-    assert set(targets.TARGETS) <= set(engines.BACKENDS)
+    assert set(targets.TARGETS) <= set(engines.known())
     for backend in targets.TARGETS:
         assert set(targets.builder(backend).TARGETS) <= set(engines.backend(backend).TARGETS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("aot/")])
 def test_engine_answers_as_the_exported_file_does(
     name: str, exported: list[Path], model: CascadeModel, trained, tmp_path: Path
 ) -> None:
@@ -58,14 +58,15 @@ def test_engine_answers_as_the_exported_file_does(
         pytest.skip(reason)
     pixels = trained.select.pixels[:3]
     wanted = load("onnxruntime", "fp32", [exported[0].name], exported[0].parent).run(pixels)
-    source = targets.StageSource(0, exported[0], split(model, 64)[0], lambda: trained.select.pixels)
+    source = targets.StageSource(0, exported[0], split(model, 32)[0], lambda: trained.select.pixels)
     built = targets.builder(target.backend).build(source, tmp_path, target.precision, target.device)
     assert sorted(built.files) == sorted(path.name for path in tmp_path.iterdir())
     have = load(target.backend, target.precision, list(built.files), tmp_path).run(pixels)
-    limit = {"fp32": 1e-4, "bf16": 0.1}[target.precision]
+    limit = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}[target.precision]
     assert have.keys() == wanted.keys()
     for key, value in wanted.items():
-        np.testing.assert_allclose(have[key], value, rtol=limit, atol=limit)
+        scale = max(1.0, float(np.abs(value).max()))
+        np.testing.assert_allclose(have[key], value, rtol=0, atol=limit * scale)
 
 
 def load(backend: str, precision: str, files: list[str], folder: Path) -> engines.Engine:

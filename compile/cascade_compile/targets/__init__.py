@@ -25,6 +25,8 @@ from cascade_runtime.errors import TargetError
 TARGETS = {
     "onnxruntime": "cascade_compile.targets.onnx",
     "openvino": "cascade_compile.targets.openvino",
+    "torchscript": "cascade_compile.targets.torchscript",
+    "aot": "cascade_compile.targets.aot",
 }
 
 

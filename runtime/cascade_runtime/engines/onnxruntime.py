@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_runtime.engines.onnx_external import check_external_data
+from cascade_runtime.engines.processor import no_int8
 from cascade_runtime.errors import TargetError
 
-TARGETS = (("fp32", "cpu"),)
+TARGETS = (("fp32", "cpu"), ("int8", "cpu"))
 
 # A folder that cannot exist: external weights come from verified bytes and from nowhere else.
 _NOWHERE = f"{os.devnull}/nowhere"
@@ -27,9 +28,11 @@ _NOWHERE = f"{os.devnull}/nowhere"
 def unavailable(precision: str, device: str) -> str | None:
     """Why this machine cannot run `precision` on `device`, or None."""
     if (precision, device) not in TARGETS:
-        return f"onnxruntime runs {TARGETS[0]} here, not ({precision!r}, {device!r})"
+        return f"onnxruntime runs {TARGETS} here, not ({precision!r}, {device!r})"
     if find_spec("onnxruntime") is None:
         return "onnxruntime is not installed; pip install onnxruntime"
+    if precision == "int8":
+        return no_int8()
     return None
 
 

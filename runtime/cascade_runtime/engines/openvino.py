@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32 or, where the processor has it, bfloat16.
+"""OpenVINO on the CPU, in float32 or, where the processor has it, bfloat16 or int8.
 
 In: the bytes of `stageN.xml` (the graph) and `stageN.bin` (the weights). Out: an `Engine`.
 API: docs.openvino.ai, "OpenVINO Runtime Python API"; precision and threads are hints there.
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade_runtime.engines.processor import no_int8
 from cascade_runtime.errors import TargetError
 
-TARGETS = (("fp32", "cpu"), ("bf16", "cpu"))
+TARGETS = (("fp32", "cpu"), ("bf16", "cpu"), ("int8", "cpu"))
 _AGAIN = "rebuild it with cascade-compile bundle"
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 def unavailable(precision: str, device: str) -> str | None:
@@ -32,6 +32,8 @@ def unavailable(precision: str, device: str) -> str | None:
         return "openvino is not installed; pip install openvino"
     if precision == "bf16" and "BF16" not in _capabilities():
         return "this processor has no bfloat16 instructions (AVX512_BF16 or AMX)"
+    if precision == "int8":
+        return no_int8() if "INT8" in _capabilities() else "openvino has no int8 here"
     return None
 
 
@@ -68,6 +70,13 @@ def _capabilities() -> frozenset[str]:
     return frozenset(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
+def _hint(precision: str) -> str:
+    """What is computed in that is not quantised: of int8, bf16 where the processor has it."""
+    if precision == "int8":
+        return "bf16" if "BF16" in _capabilities() else "f32"
+    return {"fp32": "f32", "bf16": "bf16"}[precision]
+
+
 def load(
     files: Mapping[str, bytes],
     main: str,
@@ -86,7 +95,7 @@ def load(
     if not files[main].lstrip().startswith(b"<"):  # other formats may name files of their own
         raise TargetError(f"{main}: not an OpenVINO graph in XML; {_AGAIN}")
     config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": _hint(precision),
         "PERFORMANCE_HINT": "LATENCY",
     }
     if threads is not None:
