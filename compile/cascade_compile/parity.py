@@ -21,7 +21,7 @@ from cascade_train.exits import Network
 from cascade_train.loop import predict
 
 BATCHES = (1, 3, 8)
-LIMITS = {"fp32": 1e-3, "bf16": 0.1}
+LIMITS = {"fp32": 1e-3, "fp16": 0.02, "mixed": 0.02, "bf16": 0.1}
 
 
 @dataclass(frozen=True)
