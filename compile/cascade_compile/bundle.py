@@ -18,7 +18,8 @@ from cascade_calib.certify_target import Request
 from cascade_calib.labelled import Loaded, Progress, load_split_pixels
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import part_of, publish, write_contents
-from cascade_compile.build_target import Job, build_target, stage_sources
+from cascade_compile import parity, recipes
+from cascade_compile.build_target import Job, build_target, spread, stage_sources
 from cascade_compile.ledger import count_use
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
@@ -29,6 +30,8 @@ from cascade_runtime.manifest import (
     FORMAT_VERSION,
     Manifest,
     Model,
+    Recipe,
+    stage_inputs,
 )
 from cascade_train.checkpoint import RunConfig, load_network
 from cascade_train.data.sources import SPLITS_NAME
@@ -37,7 +40,10 @@ from cascade_train.exits import Network
 
 @dataclass(frozen=True)
 class BundleRequest:
-    """What to build. `splits` is the splits.json to certify on, default the run's own."""
+    """What to build. `splits` is the splits.json to certify on, default the run's own.
+
+    recipes: backend/precision of what other devices finish (`cascade_compile.recipes`).
+    """
 
     run: Path
     out: Path
@@ -50,6 +56,7 @@ class BundleRequest:
     overwrite: bool = False
     force: bool = False
     seed: int = 0
+    recipes: tuple[str, ...] = ()
 
 
 Say = Callable[[str], None]
@@ -116,6 +123,7 @@ def _build_in(
         say(f"{name}: building engines and running them over val_select and val_calib")
         built[str(name)] = build_target(job, name)
         say(f"{name}: {outcome(built[str(name)].certificate)}")
+    written = _recipes(job, request, say)
     shutil.rmtree(exported)
     manifest = Manifest(
         format=FORMAT,
@@ -134,9 +142,25 @@ def _build_in(
         targets={name: b.target for name, b in built.items()},
         decision={name: b.decision for name, b in built.items()},
         certificates={name: b.certificate for name, b in built.items()},
+        recipes=written,
     )
     write_contents(folder, manifest, built)
     return manifest
+
+
+def _recipes(job: Job, request: BundleRequest, say: Say) -> dict[str, Recipe]:
+    """The build recipes that were asked for, in the bundle's folder."""
+    if not request.recipes:
+        return {}
+    pixels = spread(job.select.pixels, recipes.REFERENCE_IMAGES)
+    reference = recipes.Reference(pixels, parity.outputs(job.model, pixels))
+    inputs, written = stage_inputs(job.infos), {}
+    for name in request.recipes:
+        say(f"{name}: writing the recipe that cascade-compile engines finishes on the device")
+        written[name] = recipes.write(
+            job.folder, name, list(job.sources), reference, inputs, force=request.force
+        )
+    return written
 
 
 def _load_data(

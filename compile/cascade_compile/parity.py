@@ -9,19 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cascade_runtime.decision import ExitOutputs, decide
+from cascade_runtime.errors import CascadeError
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages
-from cascade_train.exits import Network
-from cascade_train.loop import predict
+
+if TYPE_CHECKING:
+    from cascade_train.exits import Network
 
 BATCHES = (1, 3, 8)
 LIMITS = {"fp32": 1e-3, "fp16": 0.02, "mixed": 0.02, "bf16": 0.1}
+
+
+class ParityError(CascadeError):
+    """An engine differs from the network by more than its precision explains."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,16 @@ class Parity:
 
     def figures(self, decision: Decision) -> dict[str, float]:
         """What the manifest records."""
+        return self.differences() | {"decision_flips": float(self.flips(decision))}
+
+    def differences(self) -> dict[str, float]:
+        """The part of it that needs no decision."""
         return {
             "images": float(self.images),
             "max_difference": round(self.max_difference, 9),
             "mean_difference": round(self.mean_difference, 9),
             "largest_logit": round(self.scale, 6),
             "limit": self.limit,
-            "decision_flips": float(self.flips(decision)),
         }
 
 
@@ -74,9 +83,24 @@ def measure(
     Args:
         pixels: uint8 [N, H, W, 3].
     """
+    return against(outputs(model, pixels), stages, pixels, precision)
+
+
+def outputs(model: Network, pixels: npt.NDArray[np.uint8]) -> list[ExitOutputs]:
+    """What the float32 network says at each exit."""
+    import torch
+
+    from cascade_train.loop import predict
+
     with torch.no_grad():
         logits, gates = predict(model, pixels)
-    reference = [ExitOutputs(*pair) for pair in zip(logits, gates, strict=True)]
+    return [ExitOutputs(*pair) for pair in zip(logits, gates, strict=True)]
+
+
+def against(
+    reference: list[ExitOutputs], stages: Stages, pixels: npt.NDArray[np.uint8], precision: str
+) -> Parity:
+    """Run the engine over images of which the network's answers are known; needs no network."""
     engine = {batch: _in_batches(stages, pixels, batch) for batch in BATCHES}
     differences = np.concatenate(
         [
@@ -86,11 +110,12 @@ def measure(
             for ours, theirs in ((out.logits, ref.logits), (out.gate, ref.gate))
         ]
     )
+    values = [np.abs(x).max() for out in reference for x in (out.logits, out.gate)]
     return Parity(
         images=len(pixels),
         max_difference=float(differences.max()),
         mean_difference=float(differences.mean()),
-        scale=max(1.0, float(np.abs(logits).max()), float(np.abs(gates).max())),
+        scale=max(1.0, float(max(values))),
         limit=LIMITS[precision],
         engine=engine,
         reference=reference,

@@ -51,6 +51,9 @@ class Bundle:
         manifest = manifests.decode(_read(container, MANIFEST, hashes))
         for name in manifest.targets:
             _check_certificate(manifest, name, hashes)
+        for path in recipe_files(manifest):
+            if path not in hashes:
+                raise BundleError(f"{path}: a file of a build recipe that is not in the bundle")
         return cls(Path(path), manifest, hashes, container)
 
     def read(self, path: str) -> bytes:
@@ -65,6 +68,13 @@ class Bundle:
 def engine_files(target: Target) -> list[str]:
     """Every engine file of a target, sorted."""
     return sorted({path for stage in target.stages for path in stage.files})
+
+
+def recipe_files(manifest: Manifest) -> list[str]:
+    """Every file of every build recipe, sorted."""
+    recipes = manifest.recipes.values()
+    stages = {path for recipe in recipes for stage in recipe.stages for path in stage.files}
+    return sorted(stages | {recipe.reference for recipe in recipes})
 
 
 def seal(folder: Path) -> None:

@@ -87,8 +87,8 @@ class Plan:
         self.input = inputs[0]
         self.outputs = [name for name in names if name != self.input]
         self.dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
-        _, _, largest = engine.get_tensor_profile_shape(self.input, 0)
-        self.largest_batch = int(tuple(largest)[0])
+        *_, largest = engine.get_tensor_profile_shape(self.input, 0)  # min, opt, max
+        self.largest_batch, *_ = tuple(largest)
         self.scratch = int(engine.device_memory_size_v2)
 
     def shape(self, name: str, batch: int) -> tuple[int, ...]:

@@ -7,8 +7,10 @@ without a GPU the library is not even imported, for its runtime object would end
 
 from __future__ import annotations
 
+import math
 import re
 import struct
+import weakref
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -146,6 +148,9 @@ class _Lane:
         self._places = {
             name: device.allocate(self._bytes(name)) for name in (plan.input, *plan.outputs)
         }
+        taken = [self._scratch, *self._places.values()]
+        # Given back when nobody holds the engine any more; at the end of the process by the driver.
+        weakref.finalize(self, _free, device, taken).atexit = False
         self._ready: dict[int, tuple[nvinfer.Context, cuda.Graph | None]] = {}
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
@@ -180,4 +185,10 @@ class _Lane:
 
     def _bytes(self, name: str) -> int:
         shape = self._plan.shape(name, self._plan.largest_batch)
-        return int(np.prod(shape)) * self._plan.dtypes[name].itemsize
+        return int(math.prod(shape) * self._plan.dtypes[name].itemsize)
+
+
+def _free(device: cuda.Device, pointers: list[int]) -> None:
+    device.use()
+    for pointer in pointers:
+        device.free(pointer)
