@@ -23,6 +23,7 @@ OBJECTS = {
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
+    "problem": "ParserError",
     "config": "IBuilderConfig",
     "profile": "IOptimizationProfile",
     "cache": "ITimingCache",
@@ -81,7 +82,10 @@ def build(onnx_file: Path, batches: Sequence[int], timing_cache: bytes) -> Plan:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_file)):  # by its path, to find weights beside it
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = []
+        for index in range(parser.num_errors):
+            problem = parser.get_error(index)
+            errors.append(problem.desc())
         raise TargetError(f"{onnx_file.name}: TensorRT cannot read it ({'; '.join(errors)})")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
