@@ -10,7 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
-PAGES = ("README.md", "docs/training.md", "docs/guarantees.md", "docs/results.md")
+PAGES = (
+    "README.md",
+    "docs/targets.md",
+    "docs/training.md",
+    "docs/guarantees.md",
+    "docs/results.md",
+)
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
