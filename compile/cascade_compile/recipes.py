@@ -159,10 +159,19 @@ def _prepare(backend: str, precision: str, source: StageSource, place: Path) -> 
     if prepare is not None:
         built: Built = prepare(source, place, precision)
         return built
-    files = [source.onnx_file, *source.onnx_file.parent.glob(f"{source.onnx_file.name}.data")]
+    files = (source.onnx_file.name, *_external(source.onnx_file))
     for file in files:
-        shutil.copyfile(file, place / file.name)
-    return Built(tuple(file.name for file in files))
+        shutil.copyfile(source.onnx_file.parent / file, place / file)
+    return Built(files)
+
+
+def _external(onnx_file: Path) -> list[str]:
+    """The files beside an ONNX file that hold weights of it."""
+    import onnx
+
+    weights = onnx.load(onnx_file, load_external_data=False).graph.initializer
+    entries = (entry for weight in weights for entry in weight.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def _tensors(reference: Reference) -> Tensors:

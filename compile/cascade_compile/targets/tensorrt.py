@@ -15,6 +15,7 @@ from cascade_compile import fp16, inspector, nvinfer_builder, ranges
 from cascade_compile.static_attention import static_attention
 from cascade_compile.targets import Built, StageSource
 from cascade_runtime.engines import cuda, nvinfer
+from cascade_runtime.errors import TargetError
 from cascade_runtime.stages import BATCH_SIZES
 
 TARGETS = (("fp16", "sm*"), ("mixed", "sm*"))
@@ -55,8 +56,13 @@ def finish(source: StageSource, folder: Path, precision: str, device: str) -> Bu
     import onnx
 
     reason = nvinfer_builder.missing()
-    cache = _timing_cache() if reason is None else None
-    known = cache.read_bytes() if cache is not None and cache.exists() else b""
+    if reason is not None:
+        raise TargetError(f"no TensorRT plan can be built here: {reason}")
+    gpu = cuda.found().capability
+    if device != gpu:
+        raise TargetError(f"a plan for {device} is built on such a GPU, this one is {gpu}")
+    cache = _timing_cache(gpu)
+    known = cache.read_bytes() if cache.exists() else b""
     plan = nvinfer_builder.build(source.onnx_file, BATCHES, known)
     model: Any = onnx.load(source.onnx_file, load_external_data=False)
     attentions = sum(node.op_type == "Softmax" for node in model.graph.node)
@@ -64,17 +70,16 @@ def finish(source: StageSource, folder: Path, precision: str, device: str) -> Bu
     inspector.check(figures, fp16.shares(model)["half_products"], f"stage {source.index}")
     path = folder / f"stage{source.index}.plan"
     path.write_bytes(plan.data)
-    if cache is not None:
-        part = cache.with_name(f".{cache.name}.part")
-        part.write_bytes(plan.timing_cache)
-        part.replace(cache)
+    part = cache.with_name(f".{cache.name}.part")
+    part.write_bytes(plan.timing_cache)
+    part.replace(cache)
     return Built((path.name,), (), figures)
 
 
-def _timing_cache() -> Path:
+def _timing_cache(gpu: str) -> Path:
     """Measured once for a TensorRT and a kind of GPU; `$CASCADE_EDGE_CACHE`, or in the home."""
     named = os.environ.get("CASCADE_EDGE_CACHE")
     root = Path(named) if named else Path.home() / ".cache" / "cascade-edge"
     root.mkdir(parents=True, exist_ok=True)
     version = ".".join(map(str, nvinfer.version()))
-    return root / f"tensorrt-{version}-{cuda.found().capability}.timing"
+    return root / f"tensorrt-{version}-{gpu}.timing"
