@@ -6,6 +6,9 @@ BIN     := .venv/bin
 READY   := .venv/.installed
 DEMO    := build/demo
 JOBS    ?= 2
+# TensorRT's real API, for a test that needs neither TensorRT nor a GPU; never installed.
+WHEELS  := tensorrt-cu13-bindings tensorrt-cu12-bindings tensorrt-lean-cu13-bindings \
+           cuda-bindings cuda-pathfinder
 
 export CASCADE_EDGE_CACHE ?= build/cache
 
@@ -15,6 +18,8 @@ export CASCADE_EDGE_CACHE ?= build/cache
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check -c constraints.txt \
+	    --no-deps --dest .venv/wheels $(WHEELS)
 	touch $@
 
 # The architecture, top to bottom: images, training, adaptation, bundle, proof, speed.

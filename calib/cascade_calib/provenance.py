@@ -14,7 +14,9 @@ from pathlib import Path
 from cascade_runtime import __version__
 from cascade_runtime.manifest import MadeBy
 
-PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "transformers", "peft", "onnx")
+CPU = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "transformers", "peft", "onnx")
+GPU = ("onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "tensorrt-lean-cu13", "cuda-bindings")
+PACKAGES = CPU + GPU
 
 
 def made_by(seed: int) -> MadeBy:

@@ -7,9 +7,10 @@ step when all of that is made and checked, and stays as it was when anything fai
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,8 +33,15 @@ from cascade_calib.publish import REPORT, part_of, publish, recover, write_conte
 from cascade_runtime.bundle import GOLDEN, MANIFEST, Bundle, engine_files
 from cascade_runtime.engines import unavailable
 from cascade_runtime.errors import ConfigError, DataError, TargetError
-from cascade_runtime.manifest import FORMAT_VERSION, Manifest, Policy
-from cascade_runtime.stages import load_stages
+from cascade_runtime.manifest import (
+    FORMAT_VERSION,
+    Decision,
+    Manifest,
+    Policy,
+    Target,
+    stage_inputs,
+)
+from cascade_runtime.stages import load_target
 
 Say = Callable[[str], None]
 UNUSED_DELTA = Fraction(1, 20)  # SCRC-T promises a mean and looks at none
@@ -48,6 +56,8 @@ class RecertifyRequest:
 
     data, select: sources as of `read_labelled`; select None is another split of `data`.
     drop_others: leave out the targets that cannot run here, engines and all.
+    out: where the new bundle goes; None replaces the old one.
+    only: leave out every target but the added ones.
     thumbnails: show the worst selection images in the report.
     """
 
@@ -65,12 +75,24 @@ class RecertifyRequest:
     thumbnails: bool = True
     threads: int | None = None
     seed: int = 0
+    out: Path | None = None
+    only: bool = False
+
+
+# Makes engines: writes them into the folder of the new bundle, and returns each target with what
+# is to be recorded of its parity once its decision is known.
+Made = tuple[Target, Callable[[Decision], dict[str, float]]]
+Make = Callable[[Bundle, Path], dict[str, Made]]
 
 
 def recertify(
-    request: RecertifyRequest, *, progress: Progress | None = None, say: Say = print
+    request: RecertifyRequest,
+    *,
+    make: Make | None = None,
+    progress: Progress | None = None,
+    say: Say = print,
 ) -> Manifest:
-    """Certify every target that runs here, and replace the bundle.
+    """Certify every target that runs here, with those that `make` adds, and replace the bundle.
 
     Targets that cannot run here hold certificates from another machine, other images and another
     share of delta; they cannot stay beside the new ones. They are refused unless `drop_others`
@@ -88,7 +110,9 @@ def recertify(
     if recover(place):
         say(f"{request.bundle} was put back: an earlier run was killed while replacing it")
     opened = Bundle.open(place)
-    names = _runnable(opened.manifest, request.drop_others, say)
+    out = place if request.out is None else request.out.resolve()
+    drop = request.drop_others or request.out is not None  # the old bundle stays then
+    names = [] if request.only else _runnable(opened.manifest, drop, make is None, say)
     select, calib = _load(request, opened.manifest, progress, say)
     uses = _uses(opened.manifest, calib)
     if uses > 1:
@@ -101,12 +125,18 @@ def recertify(
         c.fnr_promised is not None for c in opened.manifest.certificates.values()
     ):
         say(f"the old promise on missed positives goes: {request.policy} makes none")
-    part = part_of(place)
+    part = part_of(out)
     try:
+        added = {} if make is None else make(opened, part)
+        old = {name: opened.manifest.targets[name] for name in names}
+        targets = old | {name: target for name, (target, _) in added.items()}
+        claims, data = len(targets), (select, calib, uses)
         certified = {
-            name: _certify(opened, name, request, names, select, calib, uses, progress)
-            for name in names
+            name: _certify(opened, part, name, target, request, claims, data, progress)
+            for name, target in targets.items()
         }
+        for name, (_, figures) in added.items():
+            certified[name] = _with_parity(certified[name], figures)
         for name, made in certified.items():
             say(f"{name}: {outcome(made.certificate)}")
         manifest = _new_manifest(opened.manifest, certified, request.seed)
@@ -115,13 +145,14 @@ def recertify(
         Bundle.open(part)  # the reader's own checks, before anyone else meets the bundle
         if opened.signed:
             say("the old signature is not about the new contents and is gone; sign the bundle anew")
-        publish(part, place)
+        publish(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
 
 
-def _runnable(manifest: Manifest, drop_others: bool, say: Say) -> list[str]:
+def _runnable(manifest: Manifest, drop_others: bool, needed: bool, say: Say) -> list[str]:
+    """The targets that can run here; `needed`: there must be one."""
     blocked = {
         name: reason
         for name, target in manifest.targets.items()
@@ -129,7 +160,7 @@ def _runnable(manifest: Manifest, drop_others: bool, say: Say) -> list[str]:
     }
     names = [name for name in manifest.targets if name not in blocked]
     reasons = "; ".join(f"{name}: {reason}" for name, reason in blocked.items())
-    if not names:
+    if not names and needed:
         raise TargetError(f"no target of this bundle can run, and be certified, here: {reasons}")
     if blocked and not drop_others:
         raise TargetError(
@@ -195,35 +226,53 @@ def _uses(manifest: Manifest, calib: Loaded) -> int:
 
 def _certify(
     opened: Bundle,
+    part: Path,
     name: str,
+    target: Target,
     request: RecertifyRequest,
-    names: list[str],
-    select: Loaded,
-    calib: Loaded,
-    uses: int,
+    claims: int,
+    data: tuple[Loaded, Loaded, int],
     progress: Progress | None,
 ) -> CertifiedTarget:
+    """One target, whose engines are in the old bundle or, made just now, in the new one."""
     manifest = opened.manifest
-    target = manifest.targets[name]
+    select, calib, uses = data
     parity = {k: v for k, v in target.parity.items() if k not in OUTDATED_PARITY}
+    inputs = stage_inputs(manifest.stages)
+
+    def read(path: str) -> bytes:
+        new = part / path
+        return new.read_bytes() if new.exists() else opened.read(path)
+
     return certify_engines(
-        load_stages(manifest, name, opened.read, request.threads),
+        load_target(target, read, request.threads, inputs),
         name,
         msgspec.structs.replace(target, parity=parity),
         select,
         calib,
         infos=manifest.stages,
-        request=_promise(request, manifest, name, len(names)),
+        request=_promise(request, manifest, name, claims),
         preprocess=manifest.preprocess,
-        engines={path: opened.hashes[path] for path in engine_files(target)},
+        engines={path: hashlib.sha256(read(path)).hexdigest() for path in engine_files(target)},
         calibration_uses=uses,
         thumbnails=request.thumbnails,
         progress=progress,
     )
 
 
+def _with_parity(
+    made: CertifiedTarget, figures: Callable[[Decision], dict[str, float]]
+) -> CertifiedTarget:
+    target = msgspec.structs.replace(made.target, parity=figures(made.decision))
+    return replace(made, target=target)
+
+
 def _promise(request: RecertifyRequest, manifest: Manifest, name: str, claims: int) -> Request:
-    """What was asked for, and where nothing was, what the old certificate promises."""
+    """What was asked for, and where nothing was, what the old certificate promises.
+
+    A target that has none yet goes on with the first one's.
+    """
+    name = name if name in manifest.certificates else next(iter(manifest.certificates))
     old = manifest.certificates[name]
     policy = request.policy or manifest.decision[name].policy
     delta = request.delta
@@ -260,15 +309,16 @@ def _new_manifest(old: Manifest, certified: Mapping[str, CertifiedTarget], seed:
 
 
 def _copy_rest(opened: Bundle, part: Path, manifest: Manifest) -> None:
-    """Every listed file but those written anew and the engines of targets left out."""
+    """Every listed file but those written or made anew and the engines of targets left out."""
     engines, kept = (
         {path for target in m.targets.values() for path in engine_files(target)}
         for m in (opened.manifest, manifest)
     )
     for path in opened.hashes.keys() - REWRITTEN - (engines - kept):
         file = part / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(opened.read(path))
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(opened.read(path))
 
 
 def _ordinal(number: int) -> str:

@@ -23,21 +23,18 @@ from cascade_calib.certify_target import Request
 from cascade_calib.labelled import Loaded, Progress
 from cascade_compile import parity, targets
 from cascade_compile.export import export_stages
+from cascade_compile.parity import ParityError
 from cascade_compile.stages import Stage, split
 from cascade_compile.targets import StageSource, TargetName
 from cascade_runtime.bundle import engine_files
 from cascade_runtime.engines import unavailable
-from cascade_runtime.errors import CascadeError, TargetError
+from cascade_runtime.errors import TargetError
 from cascade_runtime.manifest import Preprocess, StageInfo, Target, TargetStage, stage_inputs
 from cascade_runtime.stages import Stages, load_target
 from cascade_train.exits import Network
 
 PARITY_IMAGES = 128
 SAMPLES = 128
-
-
-class ParityError(CascadeError):
-    """An engine differs from the network by more than its precision explains."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +89,13 @@ def build_engines(job: Job, name: TargetName) -> Target:
     place = job.folder / "targets" / name.folder
     place.mkdir(parents=True)
     builder = targets.builder(name.backend)
-    stages, islands = [], []
+    stages, islands, inspector = [], [], {}
     for source in job.sources:
         built = builder.build(source, place, name.precision, name.device)
         files = tuple(f"targets/{name.folder}/{file}" for file in built.files)
         stages.append(TargetStage(files=files))
         islands += [f"stage{source.index}:{layer}" for layer in built.islands]
+        inspector |= {f"stage{source.index}:{key}": v for key, v in built.figures.items()}
     return Target(
         backend=name.backend,
         precision=name.precision,
@@ -106,6 +104,7 @@ def build_engines(job: Job, name: TargetName) -> Target:
         images_per_s=0.0,
         parity={},
         islands=tuple(islands),
+        inspector=inspector,
     )
 
 

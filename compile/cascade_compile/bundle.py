@@ -18,7 +18,8 @@ from cascade_calib.certify_target import Request
 from cascade_calib.labelled import Loaded, Progress, load_split_pixels
 from cascade_calib.provenance import made_by
 from cascade_calib.publish import part_of, publish, write_contents
-from cascade_compile.build_target import Job, build_target, stage_sources
+from cascade_compile import parity, recipes
+from cascade_compile.build_target import Job, build_target, spread, stage_sources
 from cascade_compile.ledger import count_use
 from cascade_compile.search import SearchRequest, search
 from cascade_compile.stages import describe
@@ -30,7 +31,9 @@ from cascade_runtime.manifest import (
     FORMAT_VERSION,
     Manifest,
     Model,
+    Recipe,
     Search,
+    stage_inputs,
 )
 from cascade_train.checkpoint import RunConfig, load_network
 from cascade_train.data.sources import SPLITS_NAME
@@ -42,6 +45,7 @@ class BundleRequest:
     """What to build. `splits` is the splits.json to certify on, default the run's own.
 
     search: choose one of `targets` by measurement, and ship that; None ships all of them.
+    recipes: backend/precision of what other devices finish (`cascade_compile.recipes`).
     """
 
     run: Path
@@ -56,6 +60,7 @@ class BundleRequest:
     force: bool = False
     seed: int = 0
     search: SearchRequest | None = None
+    recipes: tuple[str, ...] = ()
 
 
 Say = Callable[[str], None]
@@ -118,6 +123,7 @@ def _build_in(
         progress=progress,
     )
     built, table = _targets(job, request, say)
+    written = _recipes(job, request, say)
     shutil.rmtree(exported)
     manifest = Manifest(
         format=FORMAT,
@@ -137,6 +143,7 @@ def _build_in(
         decision={name: b.decision for name, b in built.items()},
         certificates={name: b.certificate for name, b in built.items()},
         search=table,
+        recipes=written,
     )
     write_contents(folder, manifest, built)
     return manifest
@@ -157,6 +164,21 @@ def _targets(
         built[str(target)] = build_target(job, target)
         say(f"{target}: {outcome(built[str(target)].certificate)}")
     return built, None
+
+
+def _recipes(job: Job, request: BundleRequest, say: Say) -> dict[str, Recipe]:
+    """The build recipes that were asked for, in the bundle's folder."""
+    if not request.recipes:
+        return {}
+    pixels = spread(job.select.pixels, recipes.REFERENCE_IMAGES)
+    reference = recipes.Reference(pixels, parity.run_network(job.model, pixels)[0])
+    inputs, written = stage_inputs(job.infos), {}
+    for name in request.recipes:
+        say(f"{name}: writing the recipe that cascade-compile engines finishes on the device")
+        written[name] = recipes.write(
+            job.folder, name, list(job.sources), reference, inputs, force=request.force
+        )
+    return written
 
 
 def _load_data(

@@ -39,6 +39,13 @@ def cli() -> None:
     "the processor has no bf16) and onnxruntime/fp32/cpu]",
 )
 @click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="backend/precision: also write what `engines` finishes on its device; repeat for several. "
+    "A --target whose device is not here, such as tensorrt/fp16, becomes one.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     help="splits.json to certify on.  [default: the run's]",
@@ -92,6 +99,7 @@ def bundle(
     run: Path,
     out: Path,
     names: tuple[str, ...],
+    recipes: tuple[str, ...],
     data: Path | None,
     alpha: str,
     delta: str,
@@ -113,12 +121,12 @@ def bundle(
     from cascade_compile.bundle import BundleRequest, build
 
     search = None
+    asked, later = targets.sort_out(names, recipes)
     if precision == "auto":
-        chosen, search = _searched(candidates, batch, keep_all, bool(names or options["force"]))
+        chosen, search = _searched(candidates, batch, keep_all, bool(asked or options["force"]))
     elif candidates or batch or keep_all:
         raise click.UsageError("--candidate, --batch and --keep-all go with --precision auto")
     else:
-        asked = tuple(targets.parse(name) for name in dict.fromkeys(names))
         chosen = asked or targets.default_targets()
     promise = Request(
         as_fraction(alpha, "--alpha"),
@@ -135,6 +143,7 @@ def bundle(
         promise=promise,
         splits=data,
         search=search,
+        recipes=later,
         **options,  # type: ignore[arg-type]
     )
     with shown() as progress:
@@ -216,6 +225,55 @@ def list_targets(as_json: bool) -> None:
         return
     for name, reason in found.items():
         click.echo(f"{name}  {'runs here' if reason is None else reason}")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="backend/precision of a recipe in BUNDLE.")
+@click.option("--data", required=True, help="splits.json, or labelled images with --select.")
+@click.option("--select", help="Where thresholds are proposed.  [default: --data, another split]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The new bundle.  [default: replaces BUNDLE]"
+)
+@click.option("--alpha", help="The risk to promise.  [default: as before]")
+@click.option("--delta", help="How often the promise may fail.  [default: as before]")
+@click.option("--coverage", help="Least share of images acted on.  [default: as before]")
+@click.option("--only", is_flag=True, help="Leave every other target out.")
+@click.option("--drop-others", is_flag=True, help="Leave out targets that cannot run here.")
+@click.option("--force", is_flag=True, help="Also if the engines differ from the network.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the engines.")
+def engines(
+    bundle: Path,
+    target: str,
+    alpha: str | None,
+    delta: str | None,
+    coverage: str | None,
+    force: bool,
+    **options: object,
+) -> None:
+    """Finish a target of BUNDLE on the device it is for, from its build recipe, and certify it.
+
+    The other targets that run here are certified anew beside it, all sharing delta; those that do
+    not are left out of --out, and refused without it unless --drop-others says so.
+    """
+    from cascade_calib.bounds import as_fraction
+    from cascade_calib.progress import shown
+    from cascade_calib.recertify import RecertifyRequest
+    from cascade_compile.engines import EnginesRequest, finish
+
+    certify = RecertifyRequest(
+        bundle,
+        alpha=None if alpha is None else as_fraction(alpha, "--alpha"),
+        delta=None if delta is None else as_fraction(delta, "--delta"),
+        coverage=None if coverage is None else as_fraction(coverage, "--coverage", closed=True),
+        **options,  # type: ignore[arg-type]
+    )
+    request = EnginesRequest(target, certify, force)
+    with shown() as progress:
+        manifest = finish(request, progress=progress, say=lambda line: click.echo(line))
+    click.echo(f"bundle: {certify.out or bundle}")
+    if any(c.status == "INFEASIBLE" for c in manifest.certificates.values()):
+        sys.exit(INFEASIBLE_STATUS)
 
 
 for _command in COMMANDS:

@@ -14,22 +14,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cascade_runtime.decision import ExitOutputs, decide
 from cascade_runtime.engines import Engine
+from cascade_runtime.errors import CascadeError
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages
-from cascade_train.exits import Network
+
+if TYPE_CHECKING:
+    from cascade_train.exits import Network
 
 BATCHES = (1, 3, 8)
-LIMITS = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.2}
+LIMITS = {"fp32": 1e-3, "fp16": 0.02, "mixed": 0.02, "bf16": 0.1, "int8": 0.2}
 CHUNK = 16
 
 Float32 = npt.NDArray[np.float32]
+
+
+class ParityError(CascadeError):
+    """An engine differs from the network by more than its precision explains."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,16 @@ class Parity:
 
     def figures(self, decision: Decision) -> dict[str, float]:
         """What the manifest records."""
+        return self.differences() | {"decision_flips": float(self.flips(decision))}
+
+    def differences(self) -> dict[str, float]:
+        """The part of it that needs no decision."""
         found = {
             "images": float(self.images),
             "max_difference": round(self.max_difference, 9),
             "mean_difference": round(self.mean_difference, 9),
             "largest_logit": round(self.scale, 6),
             "limit": self.limit,
-            "decision_flips": float(self.flips(decision)),
         }
         for part in self.stages:
             name = f"stage{part.stage}_{part.output}"
@@ -124,36 +134,45 @@ def measure(
         pixels: uint8 [N, H, W, 3].
     """
     reference, tokens = run_network(model, pixels)
+    return against(reference, stages, pixels, precision, tokens)
+
+
+def against(
+    reference: list[ExitOutputs],
+    stages: Stages,
+    pixels: npt.NDArray[np.uint8],
+    precision: str,
+    tokens: Sequence[Float32] = (),
+) -> Parity:
+    """Run the engine over images of which the network's answers are known; needs no network.
+
+    Args:
+        tokens: behind each exit, [N, T, D]; where there are none, stages that take tokens are
+            compared end to end alone.
+    """
     engine = {batch: _in_batches(stages, pixels, batch) for batch in BATCHES}
-    gaps = [
-        (np.abs(ours - theirs).reshape(len(pixels), -1).max(1), f"exit {exit}'s {name} at {batch}")
+    gaps = {
+        f"in exit {exit}'s {name} at {batch} images a batch": np.abs(ours - theirs)
         for batch, exits in engine.items()
-        for exit, (out, ref) in enumerate(zip(exits, reference, strict=True), start=1)
+        for exit, (have, want) in enumerate(zip(exits, reference, strict=True), start=1)
         for name, ours, theirs in (
-            ("logits", out.logits, ref.logits),
-            ("gate", out.gate, ref.gate),
+            ("logits", have.logits, want.logits),
+            ("gate", have.gate, want.gate),
         )
-    ]
-    largest, where = max(gaps, key=lambda gap: _rank(gap[0]))
-    every = np.concatenate(
-        [
-            np.abs(ours - theirs).ravel()
-            for exits in engine.values()
-            for out, ref in zip(exits, reference, strict=True)
-            for ours, theirs in ((out.logits, ref.logits), (out.gate, ref.gate))
-        ]
-    )
+    }
+    where = max(gaps, key=lambda place: _rank(gaps[place]))
+    image = int(gaps[where].reshape(len(pixels), -1).max(1).argmax())
+    every = np.concatenate([gap.ravel() for gap in gaps.values()])
+    values = [np.abs(x).max() for out in reference for x in (out.logits, out.gate)]
     return Parity(
         images=len(pixels),
         max_difference=float(every.max()),
         mean_difference=float(every.mean()),
-        scale=max(
-            1.0, *(float(np.abs(v).max()) for ref in reference for v in (ref.logits, ref.gate))
-        ),
+        scale=max(1.0, float(max(values))),
         limit=LIMITS[precision],
         engine=engine,
         reference=reference,
-        worst=f"in {where} images a batch, image {int(largest.argmax())} of {len(pixels)}",
+        worst=f"{where}, image {image} of {len(pixels)}",
         stages=tuple(_by_stage(stages, pixels, reference, tokens)),
     )
 
@@ -164,21 +183,23 @@ def _rank(gaps: Float32) -> float:
     return largest if np.isfinite(largest) else float("inf")
 
 
-@torch.no_grad()
 def run_network(
     model: Network, pixels: npt.NDArray[np.uint8]
 ) -> tuple[list[ExitOutputs], list[Float32]]:
-    """The float32 network: every exit's outputs, and the tokens [N, T, D] behind every exit."""
+    """What the float32 network says at each exit, and the tokens [N, T, D] behind each."""
+    import torch
+
     model.eval()
     exits: list[list[tuple[Float32, Float32, Float32]]] = []
-    for start in range(0, len(pixels), CHUNK):
-        batch = torch.from_numpy(pixels[start : start + CHUNK])
-        rows = []
-        for part in model.parts:
-            for tokens, head in zip(part.hidden(batch), part.exits.heads, strict=True):
-                logits, gate = head.answer(tokens)
-                rows.append((logits.numpy(), gate.numpy(), tokens.numpy()))
-        exits.append(rows)
+    with torch.no_grad():
+        for start in range(0, len(pixels), CHUNK):
+            batch = torch.from_numpy(pixels[start : start + CHUNK])
+            rows = []
+            for part in model.parts:
+                for tokens, head in zip(part.hidden(batch), part.exits.heads, strict=True):
+                    logits, gate = head.answer(tokens)
+                    rows.append((logits.numpy(), gate.numpy(), tokens.numpy()))
+            exits.append(rows)
     columns = [
         [np.concatenate(c) for c in zip(*one, strict=True)] for one in zip(*exits, strict=True)
     ]
@@ -193,17 +214,13 @@ def _by_stage(
 ) -> list[StageDifference]:
     found = []
     for index, (engine, kind) in enumerate(zip(stages.engines, stages.inputs, strict=True)):
+        if kind == "tokens" and not tokens:
+            continue
         have = _run(engine, pixels if kind == "pixels" else tokens[index - 1])
-        wanted = {
-            "logits": reference[index].logits,
-            "gate": reference[index].gate,
-            "tokens": tokens[index],
-        }
-        found += [
-            _difference(index, name, have[name], value)
-            for name, value in wanted.items()
-            if name in have
-        ]
+        wanted = {"logits": reference[index].logits, "gate": reference[index].gate}
+        if tokens and "tokens" in have:
+            wanted["tokens"] = tokens[index]
+        found += [_difference(index, name, have[name], value) for name, value in wanted.items()]
     return found
 
 

@@ -78,6 +78,9 @@ class Bundle:
         manifest = manifests.decode(_read(container, MANIFEST, hashes, _MAX_MANIFEST_BYTES))
         for name in manifest.targets:
             check_certificate(manifest, name, hashes)
+        for path in recipe_files(manifest):
+            if path not in hashes:
+                raise BundleError(f"{path}: a file of a build recipe that is not in the bundle")
         signer = None if key is None else signatures.fingerprint(key)
         return cls(Path(path), manifest, hashes, SIGNATURE in names, signer, container)
 
@@ -97,6 +100,13 @@ class Bundle:
 def engine_files(target: Target) -> list[str]:
     """Every engine file of a target, sorted."""
     return sorted({path for stage in target.stages for path in stage.files})
+
+
+def recipe_files(manifest: Manifest) -> list[str]:
+    """Every file of every build recipe, sorted."""
+    recipes = manifest.recipes.values()
+    stages = {path for recipe in recipes for stage in recipe.stages for path in stage.files}
+    return sorted(stages | {recipe.reference for recipe in recipes})
 
 
 def seal(folder: Path) -> None:

@@ -95,6 +95,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     islands: layers computed in a wider type than `precision` says. forced: the engines differ from
     the float32 network by more than their precision may, and were written all the same.
+    inspector: what the engines are made of, as far as their library tells.
     """
 
     backend: str
@@ -105,6 +106,22 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     parity: dict[str, float]
     islands: tuple[str, ...] = ()
     forced: bool = False
+    inspector: dict[str, float] = {}
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What `cascade-compile engines` makes a target of, on the device that it is for.
+
+    stages: what was written for each; reference: images, and what the float32 network says of them.
+    islands, parity: of the files as they are, before a device made engines of them.
+    """
+
+    backend: str
+    precision: str
+    stages: tuple[TargetStage, ...]
+    reference: str
+    islands: tuple[str, ...] = ()
+    parity: dict[str, float] = {}
 
 
 class ExitRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +276,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     decision: dict[str, Decision]
     certificates: dict[str, Certificate]
     search: Search | None = None
+    recipes: dict[str, Recipe] = {}
 
 
 def stage_inputs(stages: Iterable[StageInfo]) -> tuple[StageInput, ...]:
@@ -318,6 +336,12 @@ def _check(manifest: Manifest) -> None:
             if name not in table:
                 raise BundleError(f"manifest.json: no decision or certificate for {name!r}")
         _check_decision(name, manifest.decision[name], len(manifest.stages))
+    for name, recipe in manifest.recipes.items():
+        whole = len(recipe.stages) == len(manifest.stages)
+        if name != f"{recipe.backend}/{recipe.precision}" or not whole:
+            raise BundleError(
+                f"manifest.json: recipe {name!r} does not match its own fields or the stages"
+            )
     if manifest.stages and manifest.stages[0].input == "tokens":
         raise BundleError("manifest.json: stages[0].input is 'tokens', the first takes pixels")
     size = manifest.preprocess

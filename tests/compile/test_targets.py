@@ -27,6 +27,7 @@ def test_name_is_taken_apart_and_put_together(name: str) -> None:
     "name",
     [
         "tensorrt/fp16/cpu",
+        "tensorrt/fp16/sm",
         "onnxruntime/bf16/cpu",
         "onnxruntime/fp32/gpu",
         "onnxruntime/fp32",

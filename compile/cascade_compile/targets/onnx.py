@@ -1,5 +1,7 @@
 """onnxruntime: the exported ONNX file is the engine, as it is or quantised to 8 bits.
 
+fp16 is the typed file, for the TensorRT provider.
+
 int8: every layer with weights that sees tokens, between pairs of QuantizeLinear and
 DequantizeLinear, calibrated on images of val_select; all else stays float32. How each choice was
 measured, and what was worse: docs/decisions/0011-int8.md.
@@ -19,17 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_compile.export import INSIDE_BYTES, data_file
-from cascade_compile.targets import Built, StageSource
+from cascade_compile.targets import Built, StageSource, tensorrt
 
 if TYPE_CHECKING:
     from cascade_compile.sensitivity import Layer
 
-TARGETS = (("fp32", "cpu"), ("int8", "cpu"))
+TARGETS = (("fp32", "cpu"), ("int8", "cpu"), ("fp32", "cuda"), ("fp16", "tensorrt"))
 KINDS = ["MatMul", "Conv"]
 
 
 def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
     """Write `stageN.onnx` into `folder`, and the weights of a large stage beside it."""
+    if precision == "fp16":
+        return tensorrt.prepare(source, folder, precision)
     if precision != "int8":
         files = [file for file in (source.onnx_file, data_file(source.onnx_file)) if file.exists()]
         for file in files:

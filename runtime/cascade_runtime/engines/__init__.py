@@ -27,6 +27,7 @@ from cascade_runtime.manifest import Target
 BACKENDS = {
     "onnxruntime": "cascade_runtime.engines.onnxruntime",
     "openvino": "cascade_runtime.engines.openvino",
+    "tensorrt": "cascade_runtime.engines.tensorrt",
 }
 
 

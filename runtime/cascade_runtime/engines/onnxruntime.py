@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU.
+"""ONNX Runtime on the CPU, or on a GPU through its CUDA or TensorRT provider.
 
 In: the bytes of `stageN.onnx`, and of its external weight files where it has some. Out: an
 `Engine`. API: onnxruntime.ai/docs/api/python.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from typing import Any
@@ -15,11 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade_runtime.engines import cuda
 from cascade_runtime.engines.onnx_external import check_external_data
 from cascade_runtime.engines.processor import no_int8
 from cascade_runtime.errors import TargetError
 
-TARGETS = (("fp32", "cpu"), ("int8", "cpu"))
+TARGETS = (("fp32", "cpu"), ("int8", "cpu"), ("fp32", "cuda"), ("fp16", "tensorrt"))
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
+}
+_SETTINGS = {"TensorrtExecutionProvider": {"trt_fp16_enable": "1"}}
 
 # A folder that cannot exist: external weights come from verified bytes and from nowhere else.
 _NOWHERE = f"{os.devnull}/nowhere"
@@ -28,17 +36,37 @@ _NOWHERE = f"{os.devnull}/nowhere"
 def unavailable(precision: str, device: str) -> str | None:
     """Why this machine cannot run `precision` on `device`, or None."""
     if (precision, device) not in TARGETS:
-        return f"onnxruntime runs {TARGETS} here, not ({precision!r}, {device!r})"
+        return f"onnxruntime runs {TARGETS}, not ({precision!r}, {device!r})"
     if find_spec("onnxruntime") is None:
         return "onnxruntime is not installed; pip install onnxruntime"
     if precision == "int8":
         return no_int8()
+    return None if device == "cpu" else _no_gpu(_PROVIDERS[device][0])
+
+
+def _no_gpu(provider: str) -> str | None:
+    """Why a GPU provider cannot be used; it would fall back to the processor in silence."""
+    reason = cuda.missing()
+    if reason is not None:
+        return reason
+    import onnxruntime as ort
+
+    if provider not in ort.get_available_providers():
+        return (
+            f"this onnxruntime has no {provider}; pip uninstall onnxruntime, then "
+            "pip install onnxruntime-gpu (its TensorRT provider wants TensorRT 10)"
+        )
     return None
 
 
 def version() -> str:
     """The library and its version, as recorded beside measurements."""
-    return f"onnxruntime {installed_version('onnxruntime')}"
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return f"onnxruntime {installed_version(name)}"
+        except PackageNotFoundError:
+            continue
+    return "onnxruntime, not installed"
 
 
 def load(
@@ -70,9 +98,13 @@ def load(
             list(extra), list(extra.values()), [len(data) for data in extra.values()]
         )
     try:
-        session = ort.InferenceSession(files[main], options, providers=["CPUExecutionProvider"])
+        names = _PROVIDERS[device]
+        settings = [_SETTINGS.get(name, {}) for name in names]
+        session = ort.InferenceSession(files[main], options, names, settings)
     except Exception as error:  # the library raises a different type for each status code
         raise TargetError(f"{main}: {version()} cannot load it ({error})") from error
+    if session.get_providers()[0] != _PROVIDERS[device][0]:
+        raise TargetError(f"{main}: {version()} fell back to {session.get_providers()[0]}")
     return OnnxRuntimeEngine(session)
 
 
