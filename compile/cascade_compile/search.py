@@ -42,6 +42,7 @@ from cascade_compile.speed import MOST_IMAGES, Timed, measure_speed
 from cascade_compile.targets import TargetName, every_target, runs_here
 from cascade_runtime.bundle import engine_files
 from cascade_runtime.decision import decide
+from cascade_runtime.engines import BACKENDS
 from cascade_runtime.errors import CascadeError, ConfigError, TargetError
 from cascade_runtime.manifest import (
     Decision,
@@ -85,8 +86,8 @@ class _Built:
 
 
 def default_candidates() -> tuple[TargetName, ...]:
-    """Everything that can be built and run on this machine."""
-    return tuple(name for name in every_target() if runs_here(name))
+    """Everything that can be built and run on this machine, and on a device without torch."""
+    return tuple(name for name in every_target() if name.backend in BACKENDS and runs_here(name))
 
 
 def search(
