@@ -74,7 +74,8 @@ def cli() -> None:
     "--candidate",
     "candidates",
     multiple=True,
-    help="With --precision auto: backend/precision/device; repeat.  [default: all that run here without torch]",
+    help="With --precision auto: backend/precision/device; repeat.  [default: all that run here "
+    "without torch]",
 )
 @click.option(
     "--batch", type=click.IntRange(min=1), help="Images at a time when timing it.  [default: 8]"
