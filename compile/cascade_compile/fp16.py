@@ -103,7 +103,7 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
     if size <= EXTERNAL_OVER:
         onnx.save(model, path)
         return (path.name,)
-    data = f"{path.stem}.data"
+    data = f"{path.name}.data"
     onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=1024)
     return (path.name, data)
 

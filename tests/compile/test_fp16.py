@@ -221,8 +221,8 @@ def test_large_weights_go_beside_the_file(
 ) -> None:
     assert fp16.save(stage, tmp_path / "stage0.onnx") == ("stage0.onnx",)
     monkeypatch.setattr(fp16, "EXTERNAL_OVER", 1000)
-    assert fp16.save(stage, tmp_path / "stage1.onnx") == ("stage1.onnx", "stage1.data")
-    assert (tmp_path / "stage1.data").stat().st_size > 10_000
+    assert fp16.save(stage, tmp_path / "stage1.onnx") == ("stage1.onnx", "stage1.onnx.data")
+    assert (tmp_path / "stage1.onnx.data").stat().st_size > 10_000
     pixels = np.zeros((2, 32, 32, 3), np.uint8)
     assert ranges.measure(tmp_path / "stage1.onnx", pixels).values["logits"] > 0
 
