@@ -157,7 +157,11 @@ def _proof(manifest: Manifest, name: str) -> str:
     tested = f", {c.path_tested} of {c.path_length} threshold vectors tested"
     delta = "on average over calibration sets" if c.delta is None else f"{c.delta:g}"
     measured = sorted(manifest.targets[name].parity.items())
-    parity = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in measured)
+    parity = ", ".join(
+        f"{key.replace('_', ' ')} {value:.3g}"
+        for key, value in measured
+        if not key.startswith("stage")  # each stage's own are in the manifest
+    )
     rows = [
         ("policy", manifest.decision[name].policy),
         ("method", c.method + (tested if c.sets is None else "")),

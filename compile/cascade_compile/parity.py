@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,7 +197,8 @@ def run_network(
             rows = []
             for part in model.parts:
                 for tokens, head in zip(part.hidden(batch), part.exits.heads, strict=True):
-                    logits, gate = head.answer(tokens)
+                    answer: Any = head.answer
+                    logits, gate = answer(tokens)
                     rows.append((logits.numpy(), gate.numpy(), tokens.numpy()))
             exits.append(rows)
     columns = [

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cascade_compile.parity import LIMITS
 from cascade_compile.targets import Built, StageSource
 from cascade_runtime import engines
 
@@ -33,7 +34,7 @@ MOST_LEFT_OUT = 0.5  # of the layers: beyond it the engine would be int8 in name
 IMAGES = 16
 CHUNK = 4  # images whose activations are kept for a backward pass
 
-Arrays = dict[str, npt.NDArray[np.generic]]
+Arrays = dict[str, npt.NDArray[Any]]
 Write = Callable[[npt.NDArray[np.generic], Sequence["Layer"]], tuple[str, ...]]
 
 
@@ -52,8 +53,6 @@ def quantise(source: StageSource, folder: Path, backend: str, write: Write) -> B
         write: `write(samples, layers)` calibrates on the samples, writes the engine with these
             layers quantised into `folder` and gives its file names, the one to open first first.
     """
-    from cascade_compile.parity import LIMITS
-
     samples = source.samples()
     held = np.arange(len(samples)) % HELD_BACK == HELD_BACK - 1
     if not held.any():  # fewer than four samples: better the same ones than none
@@ -248,7 +247,7 @@ def rounded(layer: Any, x: Tensor) -> Tensor:
     width = max(high - low, 1e-12) / 255
     x = (x / width).round() * width
     if isinstance(layer, nn.Conv2d):
-        return layer._conv_forward(x, weight, layer.bias)
+        return nn.functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
     return nn.functional.linear(x, weight, layer.bias)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cascade_compile import targets
-from cascade_compile.parity import BATCHES, LIMITS, Parity, measure, run_network
+from cascade_compile.parity import BATCHES, LIMITS, Parity, against, measure, run_network
 from cascade_runtime import engines
 from cascade_runtime.decision import ExitOutputs
 from cascade_runtime.manifest import Decision, ExitRule
@@ -113,6 +113,18 @@ def test_network_is_run_as_it_was_trained_not_as_it_was_cut(model: CascadeModel,
         np.testing.assert_allclose(out.logits, logits[exit], atol=1e-5)
         np.testing.assert_allclose(out.gate, gates[exit], atol=1e-5)
     assert [value.shape for value in tokens] == [(20, 17, 128)] * 2
+
+
+def test_answers_known_beforehand_need_no_network(
+    model: CascadeModel, exported: list[Path], trained
+) -> None:
+    pixels = trained.select.pixels[:16]
+    reference, tokens = run_network(model, pixels)
+    known = against(reference, stages_of(exported), pixels, "fp32")
+    whole = against(reference, stages_of(exported), pixels, "fp32", tokens)
+    assert known.max_difference == whole.max_difference
+    assert [(part.stage, part.output) for part in known.stages] == [(0, "logits"), (0, "gate")]
+    assert known.stages == whole.stages[:2]
 
 
 def replace_first_tau(tau: float | None) -> Decision:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cascade_compile.sensitivity import Layer
 
 TARGETS = (("fp32", "cpu"), ("bf16", "cpu"), ("int8", "cpu"))
+_COUNTED = re.compile(r"[A-Za-z]+_[0-9]+")
 
 
 def build(source: StageSource, folder: Path, precision: str, device: str) -> Built:
@@ -38,29 +39,29 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
     path = folder / f"stage{source.index}.xml"
     files = (path.name, path.with_suffix(".bin").name)
     if precision != "int8":
-        _save(model, path)
+        steady_names(model)
+        openvino.save_model(model, path, compress_to_fp16=False)
         return Built(files)
     from cascade_compile.sensitivity import quantise
 
     def write(samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> tuple[str, ...]:
-        _save(_int8(model, samples, layers), path)
+        quantised = _int8(model, samples, layers)
+        steady_names(quantised)
+        openvino.save_model(quantised, path, compress_to_fp16=False)
         return files
 
     return quantise(source, folder, "openvino", write)
 
 
-def _save(model: Any, path: Path) -> None:
-    """Write it so that the bytes depend on the network alone.
+def steady_names(model: Any) -> None:
+    """Number the nodes that the library named itself by their place in the graph.
 
-    A node that nobody named is called by its type and how many this process has made; here, by its
-    type and its place.
+    Its own numbers count every node that the process has made so far, so that one stage built
+    twice would not be the same bytes.
     """
-    from cascade_runtime.engines.openvino import import_quietly
-
-    for place, node in enumerate(model.get_ordered_ops()):
-        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"{node.get_type_name()}_{place}")
-    import_quietly().save_model(model, path, compress_to_fp16=False)
+    for index, node in enumerate(model.get_ordered_ops()):
+        if _COUNTED.fullmatch(node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
 
 
 def _int8(model: Any, samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> Any:

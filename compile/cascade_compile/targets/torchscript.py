@@ -27,13 +27,14 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
     from cascade_compile.stages import example
     from cascade_compile.targets.aot import placed
 
+    jit: Any = torch.jit
     if source.index == 0:
         logging.getLogger(__name__).warning(LEGACY)
     with torch.no_grad(), warnings.catch_warnings(), placed(source.module, device) as module:
         warnings.simplefilter("ignore")  # of torch: deprecated; and that sizes become constants
-        traced = torch.jit.trace(module, (example(module, BATCH).to(device),))
+        traced = jit.trace(module, (example(module, BATCH).to(device),))
         data = io.BytesIO()
-        torch.jit.save(torch.jit.freeze(traced.eval()), data)
+        jit.save(jit.freeze(traced.eval()), data)
     path = folder / f"stage{source.index}.ts"
     path.write_bytes(_without_notes(torch, data))
     return Built((path.name,))

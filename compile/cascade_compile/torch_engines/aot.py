@@ -57,7 +57,7 @@ def load(
     import torch
 
     torch_engines.use_threads(threads)
-    loader = torch._C._aoti.AOTIModelPackageLoader
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader
     with tempfile.TemporaryDirectory(prefix="cascade-aot-") as folder:  # mode 0700
         path = Path(folder) / "stage.pt2"
         path.touch(mode=0o600)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 from cascade_compile import torch_engines
 from cascade_compile.torch_engines import TorchEngine
@@ -38,11 +39,12 @@ def load(
     """Load one stage from memory; see `engines.load`."""
     import torch
 
+    jit: Any = torch.jit
     torch_engines.use_threads(threads)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecated: said once, when it was built
-            module = torch.jit.load(io.BytesIO(files[main]), map_location=device)
+            module = jit.load(io.BytesIO(files[main]), map_location=device)
     except Exception as error:  # RuntimeError mostly, its text is many lines of C++
         text = str(error).strip().splitlines()[0]
         raise TargetError(f"{main}: {version()} cannot load it ({text})") from error
