@@ -21,7 +21,7 @@ from cascade_calib.publish import part_of, publish, write_contents
 from cascade_compile import parity, recipes
 from cascade_compile.build_target import Job, build_target, spread, stage_sources
 from cascade_compile.ledger import count_use
-from cascade_compile.search import SearchRequest, search
+from cascade_compile.search import SearchRequest, check_promise, search
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
 from cascade_runtime.bundle import Bundle
@@ -77,6 +77,10 @@ def build(
         ConfigError, DataError: the run, the splits or the output are not usable.
     """
     _check_out(request)
+    if request.search is not None:
+        check_promise(request.promise)
+        if request.force:
+            raise ConfigError("--force: a search leaves out engines that differ from the network")
     model, config = load_network(request.run)
     if config.adapter is not None:
         say(f"merged the {config.adapter.kind} adapter of {request.run} into its base, in float32")

@@ -26,7 +26,7 @@ from cascade_calib.candidates import (
 from cascade_calib.certify_engines import CertifiedTarget, collected, costs, record
 from cascade_calib.certify_target import conclude, decision_of, fit_rules, tied
 from cascade_calib.collect import Collected
-from cascade_calib.path import SET_POLICIES, propose, walk
+from cascade_calib.path import SET_POLICIES, Request, propose, walk
 from cascade_calib.report import Evidence
 from cascade_calib.search_words import verdicts
 from cascade_compile.build_target import (
@@ -90,6 +90,21 @@ def default_candidates() -> tuple[TargetName, ...]:
     return tuple(name for name in every_target() if name.backend in BACKENDS and runs_here(name))
 
 
+def check_promise(promise: Request) -> None:
+    """Whether a search can prove such a promise; asked before `val_calib` counts as used.
+
+    Raises:
+        ConfigError: the policy fits thresholds where a sequence of tests would need them fixed.
+    """
+    if promise.policy in SET_POLICIES:
+        raise ConfigError(
+            f"--precision auto tests thresholds in one sequence, and {promise.policy} fits them "
+            "instead; name one --target, or take the policy certified, softmax or gate"
+        )
+    if promise.claims != 1:
+        raise ValueError(f"claims is {promise.claims}; a search tests one sequence at all of delta")
+
+
 def search(
     job: Job, names: Sequence[TargetName], request: SearchRequest, say: Say
 ) -> tuple[dict[str, CertifiedTarget], Search]:
@@ -98,16 +113,8 @@ def search(
     Where no certificate holds, the safest candidate ships, INFEASIBLE, and defers everything.
 
     Raises:
-        ConfigError: the promise is one that no sequence of tests can be laid for.
         TargetError: no candidate is left.
     """
-    if job.promise.policy in SET_POLICIES:
-        raise ConfigError(
-            f"--precision auto tests thresholds in one sequence, and {job.promise.policy} fits "
-            "them instead; name one --target, or take the policy certified, softmax or gate"
-        )
-    if job.promise.claims != 1:
-        raise ValueError(f"claims is {job.promise.claims}; the tests of a search share one delta")
     built, left_out = _build_all(job, names, say)
     built, timed = _by_speed(job, built, request.batch)
     candidates = [b.candidate for b in built]

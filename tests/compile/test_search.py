@@ -16,6 +16,7 @@ from cascade_calib.candidates import METHOD
 from cascade_compile import build_target, parity, targets
 from cascade_compile import search as searching
 from cascade_compile.bundle import BundleRequest, build
+from cascade_compile.ledger import LEDGER
 from cascade_compile.search import SearchRequest, default_candidates
 from cascade_compile.speed import Speed, Timed, measure_speed
 from cascade_runtime.bundle import Bundle
@@ -211,13 +212,23 @@ def test_kept_candidates_that_were_not_proven_defer_everything(
 
 
 @pytest.mark.parametrize("policy", ["scrc-i", "scrc-t"])
-def test_promise_about_sets_is_refused_with_what_to_do(
-    search_for: Callable[..., Manifest], request_for: RequestFor, tmp_path: Path, policy: str
+def test_promise_about_sets_is_refused_before_val_calib_counts_as_used(
+    request_for: RequestFor, trained, tmp_path: Path, policy: str
 ) -> None:
+    ledger = trained.run / LEDGER
+    before = ledger.read_bytes() if ledger.exists() else None
     asked = request_for(tmp_path / "x.cascade", *BOTH)
     promise = replace(asked.promise, claims=1, policy=policy)
     with pytest.raises(ConfigError, match="name one --target"):
         build(replace(asked, promise=promise, search=SearchRequest()), say=lambda line: None)
+    assert (ledger.read_bytes() if ledger.exists() else None) == before
+
+
+def test_engine_that_differs_cannot_be_forced_into_a_search(
+    search_for: Callable[..., Manifest],
+) -> None:
+    with pytest.raises(ConfigError, match="leaves out engines that differ"):
+        search_for(force=True)
 
 
 def test_default_candidates_are_all_that_run_here() -> None:
