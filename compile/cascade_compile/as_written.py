@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cascade_compile import fp16
+from cascade_compile import onnx_files
 from cascade_compile.ranges import inferred
 
 
@@ -30,7 +30,7 @@ class AsWritten:
         options.log_severity_level = 4
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "stage.onnx"
-            fp16.save(rounded(onnx.load(onnx_file)), path)
+            onnx_files.save(rounded(onnx.load(onnx_file)), path)
             self._session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:

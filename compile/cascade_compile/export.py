@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
+from cascade_compile import onnx_files
 from cascade_compile.stages import Stage, example, split
 from cascade_runtime.errors import CascadeError
 from cascade_train.exits import Network
 
 OPSET = 20  # LayerNormalization and Gelu are single nodes
 BATCH = 3  # an example batch of 1 would be taken for a constant
-INSIDE_BYTES = 1 << 30  # weights up to this size stay in the file; protobuf ends at 2 GiB
 
 
 class ExportError(CascadeError):
@@ -59,18 +59,13 @@ def _export(stage: Stage, tensor: torch.Tensor, path: Path) -> None:
         input_names=[stage.input_name],
         output_names=stage.output_names,
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        external_data=weights_bytes(stage) > INSIDE_BYTES,
+        external_data=weights_bytes(stage) > onnx_files.INSIDE_BYTES,
     )
 
 
 def weights_bytes(stage: Stage) -> int:
     """The size of the stage's weights in float32."""
     return 4 * sum(parameter.numel() for parameter in stage.parameters())
-
-
-def data_file(onnx_file: Path) -> Path:
-    """Where the weights of a large stage are; a small one has no such file."""
-    return onnx_file.with_name(f"{onnx_file.name}.data")
 
 
 def _strip(path: Path) -> None:

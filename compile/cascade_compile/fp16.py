@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ MARGIN = 8.0  # for images that nobody measured
 ACTIVATION_LIMIT = FLOAT16_MAX / MARGIN
 ROUNDING_LIMIT = 2e-3  # of a weight tensor's norm; normal numbers lose 2.9e-4, subnormal ones more
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-EXTERNAL_OVER = 1 << 30  # bytes of weights; one file of protobuf ends at 2 GiB
 
 
 @dataclass(frozen=True)
@@ -93,19 +91,6 @@ def shares(model: Any) -> dict[str, float]:
         "half_nodes": round(half / max(count, 1), 4),
         "half_products": round(products / max(all_products, 1), 4),
     }
-
-
-def save(model: Any, path: Path) -> tuple[str, ...]:
-    """Write the model; weights of more than 1 GiB go into a file of their own beside it."""
-    import onnx
-
-    size = sum(len(weight.raw_data) for weight in model.graph.initializer)
-    if size <= EXTERNAL_OVER:
-        onnx.save(model, path)
-        return (path.name,)
-    data = f"{path.name}.data"
-    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=1024)
-    return (path.name, data)
 
 
 class _Typing:

@@ -107,7 +107,7 @@ class Parity:
             found[f"{name}_max_difference"] = round(part.max_difference, 9)
             found[f"{name}_mean_difference"] = round(part.mean_difference, 9)
             found[f"{name}_cosine"] = round(part.cosine, 9)
-        return found
+        return {name: value for name, value in found.items() if np.isfinite(value)}  # JSON has none
 
     def explain(self) -> str:
         """How far off it is, where, and which stage brings it in; for people."""

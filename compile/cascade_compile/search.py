@@ -157,7 +157,7 @@ def _build_all(
         try:
             built.append(_build(job, name))
         except (CascadeError, ImportError, RuntimeError) as error:  # engines raise RuntimeError
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()).removeprefix(f"{name}: ") or type(error).__name__
             left_out.append(SearchCandidate(name=str(name), outcome="left out", reason=reason))
             _remove(job, name)
             say(f"{name}: left out. {reason}")

@@ -124,7 +124,7 @@ def test_fresh_process_gives_every_figure(template: Sample, cascade: Cascade) ->
 
 
 def test_fresh_process_that_fails_says_why(template: Sample, tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"status 3 .*no such bundle"):
+    with pytest.raises(TargetError, match=r"status 1 .*no such bundle"):
         footprint.measure(tmp_path / "gone.cascade", ONNX, 1, [tmp_path / "x.png"], 1)
 
 

@@ -51,7 +51,7 @@ def test_console_examples_print_what_the_page_shows(casts, tmp_path, monkeypatch
         statuses.append(status)
         assert output == shown, command
     assert len(statuses) >= 9
-    assert statuses.count(5) == 2  # the two tests against the images taken at dusk
+    assert statuses.count(7) == 2  # the two tests against the images taken at dusk
 
 
 def test_every_verb_is_on_the_page():

@@ -11,8 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from cascade_compile import export, targets
-from cascade_compile.export import ExportError, data_file, export_stages
+from cascade_compile import export, onnx_files, targets
+from cascade_compile.export import ExportError, export_stages
+from cascade_compile.onnx_files import data_file
 from cascade_compile.stages import Stage, split
 from cascade_compile.targets import StageSource
 from cascade_runtime import engines
@@ -137,7 +138,7 @@ def beside(
     model: CascadeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[StageSource]:
     """The stages as those of a large network are written: weights beside the graph."""
-    monkeypatch.setattr(export, "INSIDE_BYTES", 0)
+    monkeypatch.setattr(onnx_files, "INSIDE_BYTES", 0)
     files = export_stages(model, SIDE, tmp_path)
     modules = split(model, SIDE)
     return [

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from cascade_compile import fp16, ranges
+from cascade_compile import fp16, onnx_files, ranges
 from cascade_compile.as_written import AsWritten
 from cascade_compile.layer_names import layer_names
 from cascade_compile.parity import LIMITS
@@ -219,9 +219,9 @@ def test_names_are_unique_and_speak_of_layers(stage: onnx.ModelProto) -> None:
 def test_large_weights_go_beside_the_file(
     stage: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fp16.save(stage, tmp_path / "stage0.onnx") == ("stage0.onnx",)
-    monkeypatch.setattr(fp16, "EXTERNAL_OVER", 1000)
-    assert fp16.save(stage, tmp_path / "stage1.onnx") == ("stage1.onnx", "stage1.onnx.data")
+    assert onnx_files.save(stage, tmp_path / "stage0.onnx") == ("stage0.onnx",)
+    monkeypatch.setattr(onnx_files, "INSIDE_BYTES", 1000)
+    assert onnx_files.save(stage, tmp_path / "stage1.onnx") == ("stage1.onnx", "stage1.onnx.data")
     assert (tmp_path / "stage1.onnx.data").stat().st_size > 10_000
     pixels = np.zeros((2, 32, 32, 3), np.uint8)
     assert ranges.measure(tmp_path / "stage1.onnx", pixels).values["logits"] > 0

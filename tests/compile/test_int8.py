@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -256,6 +259,24 @@ def test_rest_of_an_int8_engine_is_bf16_where_the_processor_has_it(
 def test_missing_nncf_names_the_pip_line(
     source: StageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "nncf", None)
+    monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(targets.TargetError, match=r"pip install 'cascade-edge\[compile\]'"):
         build("openvino", source, tmp_path)
+
+
+def test_nncf_is_imported_without_its_telemetry_and_without_a_word(tmp_path: Path) -> None:
+    """In a process and a home of its own: one that reports would leave its id file there."""
+    script = (
+        "import sys; from cascade_compile.targets.openvino import _quiet_nncf\n"
+        "with _quiet_nncf() as nncf: callable(nncf.quantize)\n"
+        "print(any('openvino_telemetry' in name for name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
+    assert not list(tmp_path.rglob("openvino_telemetry*"))

@@ -173,7 +173,7 @@ def test_no_candidate_left_is_an_error_with_every_reason(
     with pytest.raises(TargetError) as caught:
         search_for()
     for name in BOTH:
-        assert f"{name}: the engine differs from the network" in str(caught.value)
+        assert f"{name}: the engine is not what was trained" in str(caught.value)
     assert list(tmp_path.glob("*.cascade")) == []
 
 
@@ -231,9 +231,10 @@ def test_engine_that_differs_cannot_be_forced_into_a_search(
         search_for(force=True)
 
 
-def test_default_candidates_are_all_that_run_here() -> None:
+def test_default_candidates_are_all_that_run_here_without_torch() -> None:
     here = default_candidates()
-    assert {name for name in targets.every_target() if targets.runs_here(name)} == set(here)
+    left_out = {name for name in targets.every_target() if targets.runs_here(name)} - set(here)
+    assert {name.backend for name in left_out} == {"torchscript", "aot"}
     assert targets.parse(ONNX) in here
 
 

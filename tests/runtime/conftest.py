@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
 
-from cascade_runtime import bundle, golden, manifest
+from cascade_runtime import bundle, engines, golden, manifest
 from cascade_runtime.engines import openvino as openvino_engine
 from cascade_runtime.manifest import Decision, ExitRule, Manifest
 from cascade_runtime.stages import load_target
@@ -241,3 +242,13 @@ def image_files(tmp_path: Path) -> list[Path]:
         paths.append(folder / f"{index}.png")
         Image.fromarray(pixels).save(paths[-1])
     return paths
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if anything is deserialised."""
+
+    def loaded(*_: object, **__: object) -> NoReturn:
+        pytest.fail("an engine was loaded before the bundle was verified")
+
+    monkeypatch.setattr(engines, "load", loaded)

@@ -8,28 +8,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from cascade_runtime import bundle, engines, manifest
+from cascade_runtime import bundle, manifest
 from cascade_runtime.bundle import SIGNATURE, SUMS, Bundle, pack, parse_sums, seal
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.errors import BundleError
 
 from .conftest import ONNX, OPENVINO, Sample, make_decision, rewrite
-
-
-@pytest.fixture
-def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if anything is deserialised."""
-
-    def loaded(*_: object, **__: object) -> NoReturn:
-        pytest.fail("an engine was loaded before the bundle was verified")
-
-    monkeypatch.setattr(engines, "load", loaded)
 
 
 def files_of(folder: Path) -> list[str]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cascade_compile.export import INSIDE_BYTES, data_file
+from cascade_compile import onnx_files
+from cascade_compile.onnx_files import data_file
 from cascade_compile.targets import Built, StageSource, tensorrt
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def _write_int8(
             extra_options={"OpTypesToExcludeOutputQuantization": KINDS},
         )
         model = onnx.load(made)
-    beside = model.ByteSize() > INSIDE_BYTES
-    data_file(target).unlink(missing_ok=True)  # of the attempt before, to which it would be added
-    onnx.save(model, target, save_as_external_data=beside, location=data_file(target).name)
+    onnx_files.save(model, target)
 
 
 @contextlib.contextmanager

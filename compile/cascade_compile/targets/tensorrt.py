@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cascade_compile import fp16, inspector, nvinfer_builder, ranges
+from cascade_compile import fp16, inspector, nvinfer_builder, onnx_files, ranges
 from cascade_compile.static_attention import static_attention
 from cascade_compile.targets import Built, StageSource
 from cascade_runtime.engines import cuda, nvinfer
@@ -43,7 +43,7 @@ def prepare(source: StageSource, folder: Path, precision: str) -> Built:
     islands = fp16.by_kind(model, WIDER[precision], "by definition of mixed")
     half = fp16.to_half(model, islands | fp16.demanded(model, measured))
     path = folder / f"typed{source.index}.onnx"
-    files = fp16.save(half.model, path)
+    files = onnx_files.save(half.model, path)
     return Built(files, tuple(half.islands), half.figures)
 
 

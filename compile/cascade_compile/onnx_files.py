@@ -1,0 +1,26 @@
+"""Where an ONNX file keeps its weights: inside, or in one file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+INSIDE_BYTES = 1 << 30  # weights up to this size stay in the file; protobuf ends at 2 GiB
+
+
+def data_file(onnx_file: Path) -> Path:
+    """Where the weights of a large stage are; a small one has no such file."""
+    return onnx_file.with_name(f"{onnx_file.name}.data")
+
+
+def save(model: Any, path: Path) -> tuple[str, ...]:
+    """Write the model, a large one with its weights beside it, and name the files."""
+    import onnx
+
+    beside = data_file(path)
+    beside.unlink(missing_ok=True)  # of an attempt before, to which weights would be added
+    if sum(len(weight.raw_data) for weight in model.graph.initializer) <= INSIDE_BYTES:
+        onnx.save(model, path)
+        return (path.name,)
+    onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
+    return (path.name, beside.name)
