@@ -224,8 +224,9 @@ def list_targets(as_json: bool) -> None:
 
         click.echo(json.dumps({"targets": found}))
         return
+    width = max(map(len, found))
     for name, reason in found.items():
-        click.echo(f"{name}  {'runs here' if reason is None else reason}")
+        click.echo(f"{name:{width}}  {'runs here' if reason is None else reason}")
 
 
 @cli.command()

@@ -14,12 +14,12 @@ import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade_calib.provenance import cpu_name
 from cascade_compile import targets
 from cascade_runtime import engines
+from cascade_runtime.engines import processor
 from cascade_runtime.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def diagnose() -> Diagnosis:
     return Diagnosis(
         machine=cpu_name(),
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        flags=_cpu_flags(),
+        flags=tuple(flag for flag in _FLAGS if flag in processor.flags()),
         memory_bytes=_memory(),
         gpus=_gpus(),
         compiler=shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
@@ -158,18 +158,6 @@ def _version(piece: Piece) -> str | None:
         return metadata.version(piece.package)
     except metadata.PackageNotFoundError:  # onnxruntime-gpu and its like give the same module
         return "installed"
-
-
-def _cpu_flags() -> tuple[str, ...]:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return ()
-    for line in info.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            there = set(value.split())
-            return tuple(flag for flag in _FLAGS if flag in there)
-    return ()
 
 
 def _memory() -> int | None:
