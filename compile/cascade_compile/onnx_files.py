@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,19 @@ INSIDE_BYTES = 1 << 30  # weights up to this size stay in the file; protobuf end
 def data_file(onnx_file: Path) -> Path:
     """Where the weights of a large stage are; a small one has no such file."""
     return onnx_file.with_name(f"{onnx_file.name}.data")
+
+
+def files_of(onnx_file: Path) -> list[Path]:
+    """The file, and where there is one, its data file."""
+    return [file for file in (onnx_file, data_file(onnx_file)) if file.exists()]
+
+
+def copy_to(onnx_file: Path, folder: Path) -> tuple[str, ...]:
+    """Copy the file with its weights, and name the copies; they keep the names written inside."""
+    files = files_of(onnx_file)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    return tuple(file.name for file in files)
 
 
 def save(model: Any, path: Path) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ a wrong one. `finish` makes the engine files there. docs/bundle-format.md, "Reci
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from cascade_compile import parity, targets
+from cascade_compile import onnx_files, parity, targets
 from cascade_compile.as_written import AsWritten
 from cascade_compile.targets import Built, StageSource, TargetName
 from cascade_runtime.decision import ExitOutputs
@@ -159,19 +158,7 @@ def _prepare(backend: str, precision: str, source: StageSource, place: Path) -> 
     if prepare is not None:
         built: Built = prepare(source, place, precision)
         return built
-    files = (source.onnx_file.name, *_external(source.onnx_file))
-    for file in files:
-        shutil.copyfile(source.onnx_file.parent / file, place / file)
-    return Built(files)
-
-
-def _external(onnx_file: Path) -> list[str]:
-    """The files beside an ONNX file that hold weights of it."""
-    import onnx
-
-    weights = onnx.load(onnx_file, load_external_data=False).graph.initializer
-    entries = (entry for weight in weights for entry in weight.external_data)
-    return sorted({entry.value for entry in entries if entry.key == "location"})
+    return Built(onnx_files.copy_to(source.onnx_file, place))
 
 
 def _tensors(reference: Reference) -> Tensors:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_compile import onnx_files
-from cascade_compile.onnx_files import data_file
 from cascade_compile.targets import Built, StageSource, tensorrt
 
 if TYPE_CHECKING:
@@ -36,17 +34,14 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
     if precision == "fp16":
         return tensorrt.prepare(source, folder, precision)
     if precision != "int8":
-        files = [file for file in (source.onnx_file, data_file(source.onnx_file)) if file.exists()]
-        for file in files:
-            shutil.copyfile(file, folder / file.name)  # the name is written in the ONNX file
-        return Built(tuple(file.name for file in files))
+        return Built(onnx_files.copy_to(source.onnx_file, folder))
     from cascade_compile.sensitivity import quantise
 
     target = folder / f"stage{source.index}.onnx"
 
     def write(samples: npt.NDArray[np.generic], layers: Sequence[Layer]) -> tuple[str, ...]:
         _write_int8(source.onnx_file, samples, [layer.node for layer in layers], target)
-        return tuple(file.name for file in (target, data_file(target)) if file.exists())
+        return tuple(file.name for file in onnx_files.files_of(target))
 
     return quantise(source, folder, "onnxruntime", write)
 
@@ -80,7 +75,7 @@ def _write_int8(
             activation_type=q.QuantType.QUInt8,
             weight_type=q.QuantType.QInt8,
             calibrate_method=q.CalibrationMethod.MinMax,
-            use_external_data_format=data_file(onnx_file).exists(),
+            use_external_data_format=onnx_files.data_file(onnx_file).exists(),
             # What a layer gives is rounded where the next layer takes it, not twice.
             extra_options={"OpTypesToExcludeOutputQuantization": KINDS},
         )
