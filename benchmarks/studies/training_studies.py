@@ -57,9 +57,9 @@ class Row(msgspec.Struct, kw_only=True):
     figure: str
     values: list[float]
     reference: str = ""
-    difference: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
     note: str = ""
 
 

@@ -33,6 +33,21 @@ def test_heads_only_says_how_many_times_faster() -> None:
     assert "times as fast" in study("heads_only.py", *few)
 
 
+def test_page_of_training_studies_has_a_row_for_every_arm(tmp_path: Path) -> None:
+    rows = [
+        {"arm": "full", "figure": "accuracy, last exit, %", "values": [95.0, 96.0]},
+        {"arm": "LoRA", "figure": "accuracy, last exit, %", "values": [94.0, 95.5]}
+        | {"reference": "full", "difference": -0.75, "low": -2.0, "high": 0.5},
+    ]
+    rows[0] |= {"difference": None, "low": None, "high": None}  # as a study writes them
+    kept = {"title": "Adapters", "command": "python it", "setting": "Small.", "rows": rows}
+    (tmp_path / "study-adapters.json").write_text(json.dumps(kept))
+    study("training_studies.py", "page", "--work", tmp_path, "--write", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| full | accuracy, last exit, % | 95.50 |  |  |  |" in page
+    assert "| LoRA | accuracy, last exit, % | 94.75 | -0.75 (-2.00 to +0.50) | full |  |" in page
+
+
 @pytest.mark.parametrize(
     ("name", "heading"),
     [
