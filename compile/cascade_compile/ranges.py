@@ -2,8 +2,9 @@
 
 In: the float32 ONNX file of a stage and what it takes on some images. Out: `Ranges`, the largest
 absolute value of every floating-point tensor and, for what sums many products, of those sums in
-any order of summation. They are taken inside the graph, by nodes added to a copy, so that memory
-stays that of one small batch however many images and tensors there are.
+any order of summation. They are taken inside the graph, by nodes added to a copy, each right behind
+the tensor it looks at: memory is that of the weights and of one small batch, of which no tensor is
+kept longer than the stage itself would.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def measure(onnx_file: Path, samples: npt.NDArray[np.generic]) -> Ranges:
     keys = _add_probes(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # folds weights
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of them
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # as written: probes at once
+    options.enable_mem_pattern = False
     with tempfile.NamedTemporaryFile(dir=onnx_file.parent, suffix=".onnx") as probed:
         onnx.save(model, probed.name)
         session = ort.InferenceSession(probed.name, options, providers=["CPUExecutionProvider"])
@@ -77,34 +81,42 @@ def measure(onnx_file: Path, samples: npt.NDArray[np.generic]) -> Ranges:
 
 def _add_probes(model: Any) -> dict[str, tuple[str, str]]:
     """Outputs for the largest absolute values: output name to what it is the largest of."""
+    import onnx
     from onnx import TensorProto, helper
 
     graph = model.graph
     weights = {weight.name for weight in graph.initializer}
     floats = float_tensors(model) - weights
-    added: list[Any] = []
+    nodes: list[Any] = []
     keys: dict[str, tuple[str, str]] = {}
     absolute: dict[str, str] = {}
 
     def sizes(tensor: str) -> str:
         if tensor not in absolute:
             absolute[tensor] = f"probe/abs/{tensor}"
-            added.append(helper.make_node("Abs", [tensor], [absolute[tensor]]))
+            nodes.append(helper.make_node("Abs", [tensor], [absolute[tensor]]))
         return absolute[tensor]
 
     def probe(tensor: str, what: str, key: str) -> None:
         output = f"probe/{what}/{key}"
-        added.append(helper.make_node("ReduceMax", [tensor], [output], keepdims=0))
+        nodes.append(helper.make_node("ReduceMax", [tensor], [output], keepdims=0))
         keys[output] = (what, key)
 
-    for tensor in sorted(floats):
-        probe(sizes(tensor), "value", tensor)
-    for node in list(graph.node):
+    for value in graph.input:
+        if value.name in floats:
+            probe(sizes(value.name), "value", value.name)
+    for node in graph.node:
+        nodes.append(node)
         if node.op_type in SUMS and node.input[0] in floats | weights:
             output = f"probe/terms/{node.name}"
-            added.append(_terms(node, [sizes(name) for name in _factors(node)], output))
+            nodes.append(_terms(node, [sizes(name) for name in _factors(node)], output))
             probe(output, "sum", node.name)
-    graph.node.extend(added)
+        for tensor in node.output:
+            if tensor in floats:
+                probe(sizes(tensor), "value", tensor)
+    ordered = onnx.GraphProto(node=nodes)  # copies: what is deleted from a graph is gone
+    del graph.node[:]
+    graph.node.extend(ordered.node)
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, []) for n in keys)
     return keys

@@ -230,3 +230,17 @@ def test_large_weights_go_beside_the_file(
 def differs(found: np.ndarray, wanted: np.ndarray) -> float:
     """The largest difference as a share of the largest value."""
     return float(np.abs(found - wanted).max() / max(1.0, np.abs(wanted).max()))
+
+
+def test_ranges_are_taken_where_the_tensor_is_made(exported: list[Path]) -> None:
+    """Or every tensor of a large network would be kept until the last one was made."""
+    model = onnx.load(exported[1])
+    ranges._add_probes(model)
+    nodes = list(model.graph.node)
+    makers = {name: at for at, node in enumerate(nodes) for name in node.output}
+    probes = [at for at, node in enumerate(nodes) if any("probe/" in name for name in node.output)]
+    assert len(probes) > 100
+    for at in probes:
+        made = max((makers[name] for name in nodes[at].input if name in makers), default=at - 1)
+        between = [n for n in nodes[made + 1 : at] if not any("probe/" in o for o in n.output)]
+        assert len(between) <= 1, nodes[at].name  # a product's terms stand behind the product
