@@ -56,7 +56,8 @@ def made(preset: str, images: int, alpha: str, work: Path) -> tuple[Path, Path]:
     run, bundle = work / preset, work / f"{preset}.cascade"
     if not (run / "scores.json").exists():
         fit = ["cascade-train", "fit", "--preset", preset, "--data", f"roadworks:day?n={images}"]
-        fit += ["--freeze", "backbone", "--epochs", "60", "--splits", ".5,.15,.3,.05"]
+        fit += ["--freeze", "backbone", "--epochs", "60", "--max-fnr", "1"]
+        fit += ["--splits", ".5,.15,.3,.05"]
         _command([*fit, "--out", str(run)])
     if not bundle.exists():
         build = ["cascade-compile", "bundle", str(run), "--precision", "auto", "--alpha", alpha]
@@ -150,7 +151,7 @@ def ratio(times: dict[str, list[float]], name: str, mine: str) -> tuple[float, f
 @click.command()
 @click.option("--preset", default="vits16", show_default=True)
 @click.option("--images", default=2000, show_default=True, help="Rendered, over all splits.")
-@click.option("--alpha", default="0.2", show_default=True, help="The risk to promise.")
+@click.option("--alpha", default="0.4", show_default=True, help="The risk to promise.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--rounds", "count", default=15, show_default=True, type=click.IntRange(1))
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
