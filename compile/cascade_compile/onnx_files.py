@@ -37,4 +37,5 @@ def save(model: Any, path: Path) -> tuple[str, ...]:
         onnx.save(model, path)
         return (path.name,)
     onnx.save(model, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
+    beside.chmod(0o644)  # the library writes for its owner alone
     return (path.name, beside.name)
