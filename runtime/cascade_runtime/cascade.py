@@ -210,8 +210,13 @@ def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:
     best = (certified or runnable)[0]  # the others defer every image
     kind = "certified one " if 0 < len(certified) < len(runnable) else ""
     speed = manifest.targets[best].images_per_s
-    why = f"{best} is the fastest {kind}that can run here ({speed:.0f} images/s when built)"
+    why = f"{best} is the fastest {kind}that can run here ({rate(speed)} when built)"
     return best, f"{why}; skipped {skipped}" if skipped else why
+
+
+def rate(per_second: float) -> str:
+    """Images a second, for people: a large network answers less than one."""
+    return f"{per_second:.{0 if per_second >= 10 else 2}f} images/s"
 
 
 def sigmoid(x: float) -> float:

@@ -66,7 +66,7 @@ def classify(
 
     An image that cannot be read, or that the cascade is not sure of, is deferred and says why.
     """
-    from cascade_runtime.cascade import Cascade
+    from cascade_runtime.cascade import Cascade, rate
 
     paths = list(_image_files(images))
     cascade = Cascade.open(bundle, target, public_key=public_key, threads=threads, warm_up=False)
@@ -82,7 +82,7 @@ def classify(
     click.echo(
         f"{len(paths)} images: {acted} acted on ({acted / len(paths):.1%}), "
         f"{len(paths) - acted - unreadable} deferred, {unreadable} unreadable; "
-        f"{len(paths) / seconds:.0f} images/s; {cascade.why}",
+        f"{rate(len(paths) / seconds)}; {cascade.why}",
         err=True,
     )
 
@@ -95,7 +95,7 @@ def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     """Say what BUNDLE holds, what is promised, and which target would run here."""
     from cascade_runtime import engines
     from cascade_runtime.bundle import Bundle
-    from cascade_runtime.cascade import choose_target
+    from cascade_runtime.cascade import choose_target, rate
 
     manifest = Bundle.open(bundle, public_key=public_key).manifest
     blocked = {name: engines.unavailable(target) for name, target in manifest.targets.items()}
@@ -112,7 +112,7 @@ def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     _print_model(manifest)
     for name, target in manifest.targets.items():
         state = "runs here" if blocked[name] is None else f"cannot run here: {blocked[name]}"
-        click.echo(f"\n{name}  {target.images_per_s:.0f} images/s when built; {state}")
+        click.echo(f"\n{name}  {rate(target.images_per_s)} when built; {state}")
         for line in certificate_in_words(manifest.certificates[name]):
             click.echo(f"  {line}")
     click.echo(f"\nauto: {why}")

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import cascade_runtime
 from cascade_runtime import bundle, engines
-from cascade_runtime.cascade import Cascade, Result, choose_target, sigmoid
+from cascade_runtime.cascade import Cascade, Result, choose_target, rate, sigmoid
 from cascade_runtime.decision import decide
 from cascade_runtime.errors import TargetError
 from cascade_runtime.golden import read_safetensors
@@ -35,6 +35,10 @@ from .conftest import (
 @pytest.fixture(scope="module")
 def cascade(template: Sample) -> Cascade:
     return Cascade.open(template.path, ONNX, threads=1)
+
+
+def test_rate_of_a_large_network_is_not_shown_as_none() -> None:
+    assert rate(0.3) == "0.30 images/s" and rate(358.6) == "359 images/s"
 
 
 def test_open_says_what_it_runs(cascade: Cascade, template: Sample) -> None:
