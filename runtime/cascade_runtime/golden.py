@@ -25,8 +25,9 @@ from cascade_runtime.stages import Stages
 Tensors = dict[str, npt.NDArray[Any]]
 
 # Largest absolute difference of an output from the recorded one, by the target's precision:
-# other processors of the same kind round and order sums differently.
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1, "mixed": 0.1}
+# other processors of the same kind round and order sums differently; in 8 bits what falls to the
+# other side of a step is a whole step away.
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.1, "mixed": 0.1, "int8": 0.2}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "U8": np.dtype("u1"),

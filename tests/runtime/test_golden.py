@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from cascade_runtime import engines
 from cascade_runtime.bundle import GOLDEN
 from cascade_runtime.decision import ExitOutputs, decide
 from cascade_runtime.errors import BundleError, TargetError
-from cascade_runtime.golden import load_golden, read_safetensors, self_test
+from cascade_runtime.golden import TOLERANCES, load_golden, read_safetensors, self_test
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages, load_stages
 
@@ -185,6 +186,11 @@ def test_not_a_number_is_compared_as_itself(template: Sample, stages: Stages) ->
     golden.exits[ONNX][0] = ExitOutputs(first.logits, gate)
     with pytest.raises(TargetError):
         self_test(stages, template.decision, golden, ONNX)
+
+
+def test_every_precision_that_an_engine_runs_can_be_self_tested() -> None:
+    runnable = {pair[0] for name in engines.BACKENDS for pair in engines.backend(name).TARGETS}
+    assert runnable >= {"fp32", "int8"} and runnable <= TOLERANCES.keys()
 
 
 def test_both_targets_of_the_sample_are_recorded(template: Sample) -> None:
