@@ -284,6 +284,18 @@ def test_unknown_backend_and_precision_say_so() -> None:
         engines.load("abacus", {}, "", precision="fp32", device="cpu")
 
 
+def test_field_that_a_library_sees_under_a_longer_number_is_refused() -> None:
+    """Protobuf libraries keep the lower 32 bits of a tag: 2^32 + 0x3a is the graph to them."""
+    graph = onnx.GraphProto(name="g", initializer=[external_tensor("../outside")])
+    content = graph.SerializeToString()
+    assert len(content) < 128
+    for tag in (b"\x3a", b"\xba\x80\x80\x80\x00"):
+        hidden = tag + bytes([len(content)]) + content
+        assert list(external_locations(hidden, "x")) == ["../outside"]
+    with pytest.raises(TargetError, match="x: not an ONNX file"):
+        list(external_locations(b"\xba\x80\x80\x80\x10" + hidden[5:], "x"))
+
+
 @pytest.mark.parametrize("name", sorted(engines.BACKENDS))
 def test_missing_library_names_the_pip_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = engines.backend(name)

@@ -73,6 +73,8 @@ def _fields(message: memoryview, main: str) -> Iterator[tuple[int, memoryview]]:
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at, main)
+        if tag >> 32:  # libraries drop the upper bits: a field hidden under another's number
+            raise _damaged(main)
         number, wire = tag >> 3, tag & 7
         if wire == _BYTES:
             size, at = _varint(message, at, main)
