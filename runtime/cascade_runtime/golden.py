@@ -7,7 +7,6 @@ In: the bytes of `golden.safetensors`. Out: `Golden`, checked; `record` makes it
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cascade_runtime import strict_json
 from cascade_runtime.bundle import GOLDEN
 from cascade_runtime.decision import ExitOutputs, decide, score_logit
 from cascade_runtime.decision import margin as class_margin
@@ -33,6 +33,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype("i1"),
 }
 _MAX_HEADER = 100_000_000
+_MAX_AXES = 8
+_MAX_SIZE = (1 << 63) - 1  # also of an empty tensor, its axes of length 0 left out
 _AGAIN = "rebuild with cascade-compile bundle"
 
 
@@ -208,6 +210,8 @@ def read_safetensors(data: bytes, name: str) -> Tensors:
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise BundleError(f"{name}: tensor {key!r} has {end - begin} bytes for shape {shape}")
         spans.append((begin, end))
+        if math.prod(filter(None, shape)) * dtype.itemsize > _MAX_SIZE or len(shape) > _MAX_AXES:
+            raise BundleError(f"{name}: tensor {key!r} has a shape beyond what an array can have")
         tensors[key] = np.frombuffer(body[begin:end], dtype=dtype).reshape(shape)
     position = 0
     for begin, end in sorted(spans):
@@ -223,27 +227,17 @@ def _header(data: bytes, name: str) -> tuple[dict[str, Any], memoryview]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise BundleError(f"{name}: header length {length} does not fit {len(data)} bytes")
-    try:
-        header = json.loads(data[8 : 8 + length].decode(), object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{name}: the header is not JSON ({error})") from error
-    if not isinstance(header, dict) or data[8:9] != b"{":
+    if data[8:9] != b"{":
         raise BundleError(f"{name}: the header is not a JSON object")
+    header = strict_json.parse(data[8 : 8 + length], f"{name}: the header")
     return header, memoryview(data)[8 + length :]
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is repeated")
-    return found
 
 
 def _entry(entry: Any, key: str, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     try:
         dtype: np.dtype[Any] = _DTYPES[entry["dtype"]]
-        shape = tuple(entry["shape"])
-        begin, end = entry["data_offsets"]
+        shape = tuple(_list(entry["shape"]))
+        begin, end = _list(entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{name}: tensor {key!r} needs dtype (one of {', '.join(_DTYPES)}), shape and "
@@ -253,6 +247,12 @@ def _entry(entry: Any, key: str, name: str) -> tuple[np.dtype[Any], tuple[int, .
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise BundleError(f"{name}: tensor {key!r} has a size or an offset that is no count")
     return dtype, shape, begin, end
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no array")
+    return value
 
 
 def _tensor(
