@@ -12,7 +12,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -315,9 +315,27 @@ def decode(data: bytes) -> Manifest:
         manifest = msgspec.convert(head, Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"manifest.json: {error}") from error
+    _check_written(head)
     _check(manifest)
     manifest_limits.check(manifest)
     return manifest
+
+
+def _check_written(head: dict[str, Any]) -> None:
+    """That no field was left to a default: these are for Python callers, not for bundles."""
+    places: list[tuple[str, dict[str, Any], Iterable[str]]] = [
+        ("preprocess", head["preprocess"], Preprocess.__struct_fields__)
+    ]
+    for name, certificate in head["certificates"].items():
+        places.append((f"certificates[{name!r}]", certificate, ("claims",)))
+    for name, recipe in head.get("recipes", {}).items():
+        places.append((f"recipes[{name!r}]", recipe, ("parity",)))
+    for candidate in (head.get("search") or {}).get("candidates", ()):
+        places.append(("search.candidates", candidate, SearchCandidate.__struct_fields__))
+    for where, node, fields in places:
+        for field in fields:
+            if field not in node:
+                raise BundleError(f"manifest.json: {where}.{field} is missing")
 
 
 def _check(manifest: Manifest) -> None:
@@ -335,7 +353,8 @@ def _check(manifest: Manifest) -> None:
         for table in (manifest.decision, manifest.certificates):
             if name not in table:
                 raise BundleError(f"manifest.json: no decision or certificate for {name!r}")
-        _check_decision(name, manifest.decision[name], len(manifest.stages))
+    for name, decision in manifest.decision.items():
+        _check_decision(name, decision, len(manifest.stages))
     for name, recipe in manifest.recipes.items():
         whole = len(recipe.stages) == len(manifest.stages)
         if name != f"{recipe.backend}/{recipe.precision}" or not whole:

@@ -35,8 +35,10 @@ def check(manifest: Manifest) -> None:
         _check_stage(f"stages[{index}]", info)
     for name, target in manifest.targets.items():
         _check_target(f"targets[{name!r}]", target)
-        _check_decision(f"decision[{name!r}]", manifest.decision[name])
-        _check_certificate(f"certificates[{name!r}]", manifest.certificates[name], stages)
+    for name, decision in manifest.decision.items():
+        _check_decision(f"decision[{name!r}]", decision)
+    for name, certificate in manifest.certificates.items():
+        _check_certificate(f"certificates[{name!r}]", certificate, stages)
 
 
 def _check_stage(where: str, info: StageInfo) -> None:

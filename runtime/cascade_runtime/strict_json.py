@@ -78,12 +78,11 @@ def _check_tree(value: dict[str, Any], name: str) -> None:
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for node in level:
-            if isinstance(node, dict):
-                below += [*node.keys(), *node.values()]
-            elif isinstance(node, list):
-                below += node
-            elif isinstance(node, str) and not node.isascii():
-                _check_text(node, name)
+            for child in node if isinstance(node, list) else (*node.keys(), *node.values()):
+                if isinstance(child, dict | list):
+                    below.append(child)
+                elif isinstance(child, str) and not child.isascii():
+                    _check_text(child, name)
         if not below:
             return
         level = below

@@ -6,6 +6,7 @@ What is refused for its files, hashes or certificate alone is in `test_bundle`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import time
@@ -58,6 +59,7 @@ def with_manifest(sample: Sample, data: bytes) -> Path:
         ('{"a": "\\ud800"}', "half a surrogate pair"),
         ('{"\\udfff": 1}', "half a surrogate pair"),
         ('{"a": ' + "[" * 40 + "]" * 40 + "}", "nested deeper than 32"),
+        ('{"a": ' + "[" * 32 + "]" * 32 + "}", "nested deeper than 32"),
         ('{"a": ' + "[" * 200_000, "nested deeper than 32"),
         ('{"a": ' * 200_000, "nested deeper than 32"),
         ('{"a": 1} {"b": 2}', "not a JSON object"),
@@ -78,6 +80,11 @@ def test_json_of_two_meanings_is_refused(text: str, message: str) -> None:
 def test_json_in_another_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(BundleError, match=r"file: .*(is not UTF-8|not a JSON object)"):
         strict_json.parse('{"a": "ÿ"}'.encode(encoding), "file")
+
+
+def test_json_may_have_32_levels_of_objects_and_arrays() -> None:
+    text = '{"a": ' + "[" * 31 + "1" + "]" * 31 + "}"
+    assert strict_json.parse(text.encode(), "file")
 
 
 @settings(max_examples=50)
@@ -155,6 +162,33 @@ def test_target_name_with_a_slash_in_a_part_is_refused(template: Sample) -> None
         manifest.decode(json.dumps(tree).encode())
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        *((("preprocess",), field) for field in ("color", "exif", "resize", "crop", "max_pixels")),
+        (("certificates", ONNX), "claims"),
+    ],
+)
+def test_required_field_is_not_filled_in_by_the_reader(
+    template: Sample, path: tuple[str, ...], field: str
+) -> None:
+    tree = json.loads(manifest.encode(template.manifest))
+    node = tree
+    for key in path:
+        node = node[key]
+    del node[field]
+    with pytest.raises(BundleError, match=rf"{path[0]}.*\.{field} is missing"):
+        manifest.decode(json.dumps(tree).encode())
+
+
+def test_decision_and_certificate_of_no_target_have_the_same_limits(template: Sample) -> None:
+    for table, field in (("decision", "set_logit"), ("certificates", "alpha")):
+        tree = json.loads(manifest.encode(template.manifest))
+        tree[table]["x"] = {**tree[table][ONNX], field: 1e39}
+        with pytest.raises(BundleError, match=rf"{table}\['x'\]"):
+            manifest.decode(json.dumps(tree).encode())
+
+
 def test_stages_that_were_swapped_in_the_manifest_are_refused(sample: Sample) -> None:
     """Every hash, and the certificate's binding, still fit: only the names of the files tell."""
     tree = json.loads(manifest.encode(sample.manifest))
@@ -226,6 +260,11 @@ def written(node: Any, twice: tuple[int, Any] | None) -> str:
     return json.dumps(node)
 
 
+def hostile() -> st.SearchStrategy[Any]:
+    """A copy, since a later mutation may change what is inside."""
+    return st.sampled_from(HOSTILE).map(copy.deepcopy)
+
+
 @st.composite
 def mutations(draw: st.DrawFn, original: Any) -> bytes:
     """A manifest with one to three fields dropped, replaced, repeated, added or exchanged."""
@@ -237,14 +276,14 @@ def mutations(draw: st.DrawFn, original: Any) -> bytes:
         if kind == "drop":
             del node[key]
         elif kind == "replace":
-            node[key] = draw(st.sampled_from(HOSTILE))
+            node[key] = draw(hostile())
         elif kind == "exchange":
             other, there = draw(st.sampled_from(list(places(original))))
             node[key] = json.loads(json.dumps(other[there]))
         elif isinstance(node, list):
-            node.insert(draw(st.integers(0, len(node))), draw(st.sampled_from(HOSTILE)))
+            node.insert(draw(st.integers(0, len(node))), draw(hostile()))
         elif kind == "add":
-            node[draw(st.text(max_size=5))] = draw(st.sampled_from(HOSTILE))
+            node[draw(st.text(max_size=5))] = draw(hostile())
         else:
             twice = (id(node), key)
     return written(tree, twice).encode("utf-8", "surrogatepass")
