@@ -25,35 +25,49 @@ namespace {
 
 constexpr std::size_t header_size = 33;  // signature and IHDR
 
+// What libpng reads: our header, the chunks before the last one, the last one's own header with the
+// length that it really has, and its data. libpng goes on to the end of the compressed stream when
+// it has the last row; what it then complains about is of no interest.
 struct Input {
     std::array<std::byte, header_size> header;
-    Bytes data;
-    std::size_t position = 0;  // in both, as if one followed the other
+    std::array<std::byte, 8> last_header;
+    std::array<Bytes, 4> parts;
+    std::size_t part = 0;
+    std::uint32_t height = 0;
+    bool last_needed = false;  // rows lie in the last chunk
+    bool complete = false;     // an error came when all rows were there
     bool out_of_data = false;
     char message[128] = "";
 };
 
+bool is_complete(png_structp png, const Input& input) {
+    return png_get_current_pass_number(png) > 6 || png_get_current_row_number(png) >= input.height;
+}
+
 void on_error(png_structp png, png_const_charp message) {
     auto& input = *static_cast<Input*>(png_get_error_ptr(png));
     std::snprintf(input.message, sizeof input.message, "%s", message);
+    input.complete = is_complete(png, input);
     png_longjmp(png, 1);
 }
 
 void give_bytes(png_structp png, png_bytep out, std::size_t count) {
     auto& input = *static_cast<Input*>(png_get_io_ptr(png));
     while (count > 0) {
-        const bool in_header = input.position < header_size;
-        const std::size_t at = in_header ? input.position : input.position - header_size;
-        const Bytes from = (in_header ? Bytes(input.header) : input.data).subspan(at);
-        if (from.empty()) {
+        while (input.part < input.parts.size() && input.parts[input.part].empty()) {
+            ++input.part;
+        }
+        if (input.part == input.parts.size()) {
             input.out_of_data = true;
             png_error(png, "no more data");
         }
-        const std::size_t part = std::min(count, from.size());
-        std::memcpy(out, from.data(), part);
-        input.position += part;
-        out += part;
-        count -= part;
+        input.last_needed |= input.part >= 2 && !is_complete(png, input);
+        Bytes& from = input.parts[input.part];
+        const std::size_t size = std::min(count, from.size());
+        std::memcpy(out, from.data(), size);
+        from = from.subspan(size);
+        out += size;
+        count -= size;
     }
 }
 
@@ -141,17 +155,24 @@ std::array<std::byte, header_size> header_for(const PngChunks& chunks) {
 }
 
 void Png::check(bool came_back) const {
-    if (!came_back && input_.out_of_data) {
+    if (came_back || input_.complete) {
+        return;
+    }
+    if (input_.out_of_data) {
         refuse_truncated();
     }
-    if (!came_back) {
-        refuse_damaged(input_.message);
-    }
+    refuse_damaged(input_.message);
 }
 
 void Png::open() {
+    const Bytes last = chunks_.data.subspan(chunks_.last_data);
+    const std::size_t size = chunks_.data_cut ? last.size() - 8 : chunks_.last_size;
+    input_.height = chunks_.height;
     input_.header = header_for(chunks_);
-    input_.data = chunks_.data;
+    std::copy_n(last.begin(), 8, input_.last_header.begin());
+    put(input_.last_header.data(), static_cast<std::uint32_t>(size));
+    input_.parts = {Bytes(input_.header), chunks_.data.first(chunks_.last_data),
+                    Bytes(input_.last_header), last.subspan(8)};
     const auto hush = [](png_structp, png_const_charp) {};
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, &input_, on_error, hush);
     info_ = png_ == nullptr ? nullptr : png_create_info_struct(png_);
@@ -181,8 +202,8 @@ void Png::decode(const RowSink& sink) {
         }
         sink(y, to_rgb(samples.data() + (chunks_.interlaced ? y * row_size : 0)));
     }
-    if (chunks_.data_cut && input_.position <= header_size + chunks_.last_data) {
-        refuse_truncated();  // of a chunk that was not needed
+    if (chunks_.data_cut && !input_.last_needed) {
+        refuse_truncated();
     }
 }
 

@@ -169,9 +169,9 @@ void PngChunks::collect_data() {
             break;
         }
         last_data = start - begin;
-        const std::size_t length = big_endian(rest, 0);
-        data_cut = rest.size() - 8 < length;
-        position_ = start + std::min(rest.size(), length + 12);
+        last_size = big_endian(rest, 0);
+        data_cut = rest.size() - 8 < last_size;
+        position_ = start + std::min(rest.size(), last_size + 12);
     }
     data = file_.subspan(begin, position_ - begin);
 }

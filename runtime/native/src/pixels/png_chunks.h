@@ -30,6 +30,7 @@ public:
     std::optional<std::array<int, 3>> clear;  // the one transparent colour; grey: the first
     Bytes data;                               // the run of IDAT chunks, headers and all
     std::size_t last_data = 0;                // where in it the last chunk begins
+    std::size_t last_size = 0;                // what that chunk holds, by its header
     bool data_cut = false;                    // the file ends within that chunk
 
     int orientation();  // reads on to the end of the file

@@ -81,7 +81,7 @@ Taps::Taps(int samples, int from, int to, int outputs, bool bicubic) {
 }
 
 Resizer::Resizer(int width, int height, const Preprocess& spec)
-    : width_(spec.width), height_(spec.height),
+    : source_width_(width), width_(spec.width), height_(spec.height),
       columns_(width, box_of(width, height, spec).left, box_of(width, height, spec).right,
                spec.width, spec.resize == "bicubic"),
       rows_(height, box_of(width, height, spec).top, box_of(width, height, spec).bottom,
@@ -90,22 +90,16 @@ Resizer::Resizer(int width, int height, const Preprocess& spec)
     const bool same = width == width_ && height == height_;
     across_ = !same && (width != width_ || box.left != 0 || box.right != width_);
     down_ = !same && (height != height_ || box.top != 0 || box.bottom != height_);
+    // What Pillow does from its version 13 on: much is saved where the height shrinks the most.
+    const std::int64_t rows_less = height - height_, columns_less = width - width_;
+    down_first_ = rows_less > 0 && rows_less > 2 * columns_less;
     row_.resize(std::size_t{3} * width + readable_behind);
+    kept_row_ = std::size_t{3} * (across_ && !down_first_ ? width_ : width);
     // A row more: an odd number of rows is filtered as pairs, of which the last has a weight of 0.
-    kept_.resize(std::size_t{3} * width_ * (rows_.end() - rows_.first() + 1) + readable_behind);
+    kept_.resize(kept_row_ * (rows_.end() - rows_.first() + 1) + readable_behind);
 }
 
-void Resizer::put(int y, const std::uint8_t* rgb) {
-    if (y < rows_.first() || y >= rows_.end()) {
-        return;
-    }
-    const std::size_t size = std::size_t{3} * width_;
-    std::uint8_t* out = kept_.data() + size * (y - rows_.first());
-    if (!across_) {
-        std::memcpy(out, rgb, size);
-        return;
-    }
-    std::memcpy(row_.data(), rgb, row_.size() - readable_behind);
+void Resizer::filter_across(std::uint8_t* out) {
     for (int x = 0; x < width_; ++x, out += 3) {
         const Taps::Window& window = columns_.window(x);
         const std::uint8_t* in = row_.data() + std::size_t{3} * window.first;
@@ -113,16 +107,35 @@ void Resizer::put(int y, const std::uint8_t* rgb) {
     }
 }
 
-void Resizer::finish(std::span<std::uint8_t> out) const {
-    const std::size_t size = std::size_t{3} * width_;
+void Resizer::put(int y, const std::uint8_t* rgb) {
+    if (y < rows_.first() || y >= rows_.end()) {
+        return;
+    }
+    std::uint8_t* kept = kept_.data() + kept_row_ * (y - rows_.first());
+    if (across_ && !down_first_) {
+        std::memcpy(row_.data(), rgb, std::size_t{3} * source_width_);
+        filter_across(kept);
+    } else {
+        std::memcpy(kept, rgb, kept_row_);
+    }
+}
+
+void Resizer::finish(std::span<std::uint8_t> out) {
     if (!down_) {
         std::copy_n(kept_.begin(), out.size(), out.begin());
         return;
     }
+    const std::size_t size = std::size_t{3} * width_;
+    const bool across_now = across_ && down_first_;
     for (int y = 0; y < height_; ++y) {
         const Taps::Window& window = rows_.window(y);
-        const std::uint8_t* in = kept_.data() + size * (window.first - rows_.first());
-        weigh_rows(in, size, rows_.weights(window), window.pairs, size, out.data() + size * y);
+        const std::uint8_t* in = kept_.data() + kept_row_ * (window.first - rows_.first());
+        std::uint8_t* row = out.data() + size * y;
+        weigh_rows(in, kept_row_, rows_.weights(window), window.pairs, kept_row_,
+                   across_now ? row_.data() : row);
+        if (across_now) {
+            filter_across(row);
+        }
     }
 }
 

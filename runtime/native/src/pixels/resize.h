@@ -1,7 +1,8 @@
 #pragma once
 // Crop and resize. In: rows of a w x h RGB picture, top to bottom. Out: width x height RGB bytes.
-// Spec: docs/bundle-format.md, "Preprocessing", 4 and 5: a separable filter, horizontal first, each
-// pass rounded to 8 bits. A row is filtered as it comes, so that the picture is never whole.
+// Spec: docs/bundle-format.md, "Preprocessing", 4 and 5: a separable filter, each pass rounded to 8
+// bits. Where the horizontal pass is the first, a row is filtered as it comes and the picture is
+// never whole.
 
 #include <cstddef>
 #include <cstdint>
@@ -46,15 +47,19 @@ private:
 class Resizer {
 public:
     Resizer(int width, int height, const Preprocess& spec);
-    void put(int y, const std::uint8_t* rgb);        // every row of the picture, in order
-    void finish(std::span<std::uint8_t> out) const;  // after the last one
+    void put(int y, const std::uint8_t* rgb);  // every row of the picture, in order
+    void finish(std::span<std::uint8_t> out);  // after the last one
 
 private:
-    int width_, height_;  // of the target
+    void filter_across(std::uint8_t* out);  // from row_
+
+    int source_width_, width_, height_;  // the last two of the target
     Taps columns_, rows_;
     bool across_ = false, down_ = false;  // is there anything to do in this direction?
-    std::vector<std::uint8_t> row_;       // a copy, so that it may be read past its end
-    std::vector<std::uint8_t> kept_;      // the rows that count, already of the target's width
+    bool down_first_ = false;
+    std::vector<std::uint8_t> row_;   // of the source's width, and readable past its end
+    std::vector<std::uint8_t> kept_;  // the rows that count: of the target's width, if they have
+    std::size_t kept_row_ = 0;        // been filtered across; bytes of one
 };
 
 }  // namespace cascade::pixels
