@@ -1,11 +1,11 @@
 // A command for tests. In, on standard input, one request a line, fields separated by tabs:
 //
 //     image PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS
-//     frame PATH FORMAT SOURCE_WIDTH SOURCE_HEIGHT STRIDE0 STRIDE1 HEIGHT WIDTH FILTER CROP MAX_PIXELS
+//     frame PATH FORMAT WIDTH HEIGHT STRIDE0 STRIDE1 HEIGHT WIDTH FILTER CROP MAX_PIXELS
 //     time COUNT PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS
 //
-// The file of a frame holds its planes one after the other. Out, for each: "ok N" and, in the next N
-// bytes, the pixels; or "error STATUS REASON". `time` decodes the file COUNT times and gives "ok 0
+// The file of a frame holds its planes one after the other. Out, for each: "ok N" and, in the next
+// N bytes, the pixels; or "error STATUS REASON". `time` decodes the file COUNT times and gives "ok 0
 // SECONDS" of processor time.
 
 #include <ctime>

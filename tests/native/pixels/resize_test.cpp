@@ -81,7 +81,8 @@ TEST(Resize, EqualsThePageWithinOneLevel) {
         const int width = 1 + random() % 60, target = 1 + random() % 40;
         const bool bicubic = random() % 2 != 0;
         const auto row = noise(std::size_t{3} * width, seed);
-        const auto found = resized(row, width, 1, spec(target, 1, bicubic ? "bicubic" : "bilinear"));
+        const char* filter = bicubic ? "bicubic" : "bilinear";
+        const auto found = resized(row, width, 1, spec(target, 1, filter));
         for (int c = 0; c < 3; ++c) {
             std::vector<int> channel(width);
             for (int x = 0; x < width; ++x) {

@@ -1,8 +1,8 @@
 #pragma once
 // What every file format does: first the header, then, if it is wanted, the picture row by row.
 //
-// In: the bytes of a file, which must outlive the decoder. Out: rows of 8-bit RGB, top to bottom, as
-// they are stored (not yet turned). Spec: docs/bundle-format.md, "Preprocessing", 1 and 3.
+// In: the bytes of a file, which must outlive the decoder. Out: rows of 8-bit RGB, top to bottom,
+// as they are stored (not yet turned). Spec: docs/bundle-format.md, "Preprocessing", 1 and 3.
 
 #include <cstddef>
 #include <cstdint>

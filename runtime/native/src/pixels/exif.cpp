@@ -82,8 +82,8 @@ int known_orientation(std::optional<double> value) {
     return as_stored;
 }
 
-// The tag in the directory at `position`; none if it is not there. An entry whose value does not fit
-// in the block ends the directory, or is passed over if it could not fit anywhere.
+// The tag in the directory at `position`; none if it is not there. An entry whose value does not
+// fit in the block ends the directory, or is passed over if it could not fit anywhere.
 std::optional<int> in_directory(const Tiff& tiff, std::size_t position) {
     if (!tiff.holds(position, 2)) {
         return std::nullopt;

@@ -69,7 +69,9 @@ void packed_row(const std::uint8_t* in, const Layout& layout, int width, std::ui
 
 // Limited range to full, in 8 fractional bits: 298/256 = 255/219, and the others accordingly.
 void nv12_row(const std::uint8_t* luma, const std::uint8_t* chroma, int width, std::uint8_t* out) {
-    const auto limited = [](int v) { return static_cast<std::uint8_t>(std::clamp(v >> 8, 0, 255)); };
+    const auto limited = [](int v) {
+        return static_cast<std::uint8_t>(std::clamp(v >> 8, 0, 255));
+    };
     for (int x = 0; x < width; ++x, out += 3) {
         const int y = 298 * (luma[x] - 16) + 128;
         const int cb = chroma[x / 2 * 2] - 128, cr = chroma[x / 2 * 2 + 1] - 128;

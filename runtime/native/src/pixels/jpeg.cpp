@@ -27,12 +27,17 @@ constexpr int exif_marker = JPEG_APP0 + 1;
 constexpr int most_scans = 500;
 
 struct Library {
-    jpeg_decompress_struct info;
-    jpeg_error_mgr errors;
-    jpeg_source_mgr source;
-    jpeg_progress_mgr progress;
-    std::jmp_buf back;
-    char message[JMSG_LENGTH_MAX];
+    Library() = default;
+    ~Library() { jpeg_destroy_decompress(&info); }
+    Library(const Library&) = delete;
+    Library& operator=(const Library&) = delete;
+
+    jpeg_decompress_struct info{};
+    jpeg_error_mgr errors{};
+    jpeg_source_mgr source{};
+    jpeg_progress_mgr progress{};
+    std::jmp_buf back{};
+    char message[JMSG_LENGTH_MAX]{};
 };
 
 Library& library_of(j_common_ptr info) { return *static_cast<Library*>(info->client_data); }
@@ -116,9 +121,6 @@ Outcome finish(Library& library) {
 class Jpeg final : public Decoder {
 public:
     explicit Jpeg(Bytes file) { check(read_header(library_, file)); }
-    ~Jpeg() override { jpeg_destroy_decompress(&library_.info); }
-    Jpeg(const Jpeg&) = delete;
-    Jpeg& operator=(const Jpeg&) = delete;
 
     int width() const override { return static_cast<int>(library_.info.image_width); }
     int height() const override { return static_cast<int>(library_.info.image_height); }
@@ -129,7 +131,7 @@ private:
     void check(Outcome outcome) const;
     void give(const RowSink& sink, int y, const std::uint8_t* samples);
 
-    Library library_{};
+    Library library_;
     std::vector<std::uint8_t> rgb_;
 };
 

@@ -5,8 +5,9 @@
 // x 3 RGB bytes, as `Preprocess` states it, written to `out`. Spec: docs/bundle-format.md,
 // "Preprocessing"; the reference that every pixel must equal is cascade_runtime/preprocess.py.
 //
-// All functions throw Error(Status::image, reason); the reason does not name the image, which the
-// caller knows. They keep no state: any number of threads may call them at once.
+// All functions throw Error(Status::image, reason), and Status::usage if `out` has another size than
+// `spec` says; the reason does not name the image, which the caller knows. They keep no state: any
+// number of threads may call them at once.
 
 #include <array>
 #include <cstddef>
