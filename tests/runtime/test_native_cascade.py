@@ -377,7 +377,7 @@ def test_weights_beside_the_onnx_file_are_read_from_the_bundle(sample: Sample) -
         path,
         save_as_external_data=True,
         location="stage0.weights",
-        size_threshold=32,  # shapes stay inside
+        size_threshold=64,  # shapes stay inside
         convert_attribute=False,
     )
     made = sample.manifest
