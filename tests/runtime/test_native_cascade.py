@@ -79,12 +79,8 @@ def policies(sample: Sample) -> dict[str, Decision]:
         "certified": Decision(policy="certified", exits=(gate[0], softmax[1]), set_logit=0.25),
         "gate": Decision(policy="gate", exits=tuple(gate), set_logit=0.0),
         "softmax": Decision(policy="softmax", exits=tuple(softmax), set_logit=0.5),
-        "scrc-i": Decision(
-            policy="scrc-i", exits=tuple(open_end), set_logit=-0.5, accept=accept
-        ),
-        "scrc-t": Decision(
-            policy="scrc-t", exits=tuple(open_end), set_logit=1.0, accept=accept
-        ),
+        "scrc-i": Decision(policy="scrc-i", exits=tuple(open_end), set_logit=-0.5, accept=accept),
+        "scrc-t": Decision(policy="scrc-t", exits=tuple(open_end), set_logit=1.0, accept=accept),
     }
 
 
