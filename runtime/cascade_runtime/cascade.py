@@ -95,7 +95,7 @@ class Cascade:
             threads: CPU threads of an engine and of image decoding; None takes every core.
             self_test: also run the golden vectors, and refuse a machine that answers otherwise.
             warm_up: run every batch size once, so that first answers are as quick as later ones.
-            engine: "native" answers from libcascade (`cascade_runtime.native`), which must be built.
+            engine: "native": libcascade answers (`cascade_runtime.native`), which must be built.
 
         Raises:
             BundleError: damaged, foreign, or not what was certified.

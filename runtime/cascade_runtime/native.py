@@ -96,7 +96,7 @@ class NativeCascade(Cascade):
         results: list[Result | None] = [None] * len(batch)
         images = (abi.Image * len(batch))()
         held: list[Any] = []  # what `images` points to
-        rows = []
+        rows: list[int] = []
         for row, (image, name) in enumerate(zip(batch, names, strict=True)):
             try:
                 held.append(self._fill(images[len(rows)], image, printable(name)))

@@ -1,4 +1,4 @@
-"""libcascade through its C API: what the header says, what a caller can do wrong, who may link it."""
+"""libcascade through its C API: what the header says, what a caller can do wrong, who links it."""
 
 from __future__ import annotations
 
