@@ -55,8 +55,10 @@ public:
 
     void check(ov::Result result, Status kind = Status::target) const {
         if (result == 0) return;
-        const char* text = api.ov_get_last_err_msg();
-        throw Error(kind, one_line(text == nullptr ? "no reason is given" : text));
+        const char* text = api.ov_get_last_err_msg();  // a copy, ours to free
+        const std::string message = one_line(text == nullptr ? "no reason is given" : text);
+        api.ov_free(text);
+        throw Error(kind, message);
     }
 
     bool can(const std::string& capability) const {
