@@ -1,4 +1,5 @@
 # Two commands on a machine with Python 3.11+ and pip:  make demo   make test
+# libcascade, for programs that are not Python:  make native
 # Where PyPI's torch is the CUDA build, see README, "Install".
 
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
@@ -10,9 +11,11 @@ JOBS    ?= 2
 WHEELS  := tensorrt-cu13-bindings tensorrt-cu12-bindings tensorrt-lean-cu13-bindings \
            cuda-bindings cuda-pathfinder
 
+NATIVE  := build/native
+
 export CASCADE_EDGE_CACHE ?= build/cache
 
-.PHONY: demo test lint nightly clean
+.PHONY: demo native test lint nightly clean
 .DELETE_ON_ERROR:
 
 $(READY): pyproject.toml constraints.txt
@@ -36,10 +39,18 @@ demo: $(READY)
 	$(BIN)/cascade-bench $(DEMO)/roadworks.cascade \
 	    --data $(DEMO)/night/splits.json --split val_test --plot $(DEMO)/bench.png
 
+# libcascade, its examples and its tests.
+native:
+	runtime/native/install-packages
+	cmake -S runtime/native -B $(NATIVE) -DCASCADE_TESTS=ON -DCASCADE_EXAMPLES=ON
+	cmake --build $(NATIVE) -j $(JOBS)
+
 test: $(READY)
+	$(MAKE) --no-print-directory native || echo 'libcascade is not built: its tests are skipped'
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
 
 nightly: $(READY)
+	$(MAKE) --no-print-directory native || echo 'libcascade is not built: its tests are skipped'
 	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(READY)

@@ -11,14 +11,14 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cascade_runtime import engines
 from cascade_runtime.bundle import GOLDEN, Bundle
 from cascade_runtime.decision import Reason, Verdict
-from cascade_runtime.errors import ImageError, TargetError
+from cascade_runtime.errors import ConfigError, ImageError, TargetError
 from cascade_runtime.golden import load_golden
 from cascade_runtime.golden import self_test as run_golden
 from cascade_runtime.manifest import Certificate, Decision, Manifest, Preprocess
@@ -84,6 +84,7 @@ class Cascade:
         threads: int | None = None,
         self_test: bool = False,
         warm_up: bool = True,
+        engine: Literal["python", "native"] = "python",
     ) -> Cascade:
         """Verify a bundle, choose a target, load its engines.
 
@@ -94,11 +95,25 @@ class Cascade:
             threads: CPU threads of an engine and of image decoding; None takes every core.
             self_test: also run the golden vectors, and refuse a machine that answers otherwise.
             warm_up: run every batch size once, so that first answers are as quick as later ones.
+            engine: "native": libcascade answers (`cascade_runtime.native`), which must be built.
 
         Raises:
             BundleError: damaged, foreign, or not what was certified.
             TargetError: the target, or every target, cannot run here.
         """
+        if engine == "native":
+            from cascade_runtime.native import NativeCascade
+
+            return NativeCascade(
+                path,
+                target,
+                public_key=public_key,
+                threads=threads,
+                self_test=self_test,
+                warm_up=warm_up,
+            )
+        if engine != "python":
+            raise ConfigError(f"engine is {engine!r}, must be 'python' or 'native'")
         bundle = Bundle.open(path, public_key=public_key)
         name, why = choose_target(bundle.manifest, target)
         cascade = cls(bundle, name, why, threads)
@@ -135,18 +150,12 @@ class Cascade:
         Raises:
             TypeError: one image was passed instead of a list.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            raise TypeError(f"images is one {type(images).__name__}; pass a list, [image]")
-        if isinstance(images, np.ndarray) and images.ndim < 4:
-            raise TypeError(f"images is one array {images.shape}; pass a list, [image]")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
-        everything = list(images)
+        everything = as_list(images, batch_size)
         results: list[Result] = []
         with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
             for start in range(0, len(everything), batch_size):
                 batch = everything[start : start + batch_size]
-                names = [_name(image, start + index) for index, image in enumerate(batch)]
+                names = [name_of(image, start + index) for index, image in enumerate(batch)]
                 # Pillow decodes outside the interpreter lock, so threads share the work.
                 loaded = list(pool.map(self._load, batch, names))
                 results += self._decide(names, loaded)
@@ -159,7 +168,7 @@ class Cascade:
             return error
 
     def _decide(self, names: Sequence[str], loaded: Sequence[Pixels | ImageError]) -> list[Result]:
-        results = [_unreadable(name, error) for name, error in zip(names, loaded, strict=True)]
+        results = [unreadable(name, error) for name, error in zip(names, loaded, strict=True)]
         rows = [row for row, image in enumerate(loaded) if isinstance(image, np.ndarray)]
         if rows:
             pixels = np.stack([image for image in loaded if isinstance(image, np.ndarray)])
@@ -184,6 +193,21 @@ class Cascade:
             stage=int(verdict.stage[row]),
             reason=REASONS[Reason(int(verdict.reason[row]))],
         )
+
+
+def as_list(images: Iterable[ImageLike], batch_size: int) -> list[ImageLike]:
+    """What `classify` was given, as a list.
+
+    Raises:
+        TypeError: one image was passed instead of a list.
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+        raise TypeError(f"images is one {type(images).__name__}; pass a list, [image]")
+    if isinstance(images, np.ndarray) and images.ndim < 4:
+        raise TypeError(f"images is one array {images.shape}; pass a list, [image]")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+    return list(images)
 
 
 def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:
@@ -227,12 +251,14 @@ def sigmoid(x: float) -> float:
     return power / (1.0 + power)
 
 
-def _name(image: ImageLike, index: int) -> str:
+def name_of(image: ImageLike, index: int) -> str:
+    """What a result calls its image."""
     if isinstance(image, bytes | np.ndarray):
         return f"image {index}"
     return os.fspath(image)
 
 
-def _unreadable(name: str, error: Pixels | ImageError) -> Result:
+def unreadable(name: str, error: Pixels | ImageError) -> Result:
+    """The result of an image that could not be read."""
     reason = "unreadable: " + str(error).removeprefix(f"{printable(name)}: ")
     return Result(name, None, -1, (), math.nan, math.nan, -1, reason)

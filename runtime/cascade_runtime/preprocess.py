@@ -198,6 +198,18 @@ def to_rgb(picture: Image.Image, label: str = "image") -> Image.Image:
 
 
 def _from_array(array: npt.NDArray[np.generic], max_pixels: int, label: str) -> Image.Image:
+    array = check_array(array, max_pixels, label)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)), label)
+
+
+def check_array(
+    array: npt.NDArray[np.generic], max_pixels: int, label: str
+) -> npt.NDArray[np.generic]:
+    """The array as [H, W], [H, W, 3] or [H, W, 4].
+
+    Raises:
+        ImageError: of another type or shape, or too large.
+    """
     if array.dtype != np.uint8:
         raise ImageError(f"{label}: dtype is {array.dtype}, expected uint8 in 0..255")
     shape = array.shape
@@ -206,7 +218,7 @@ def _from_array(array: npt.NDArray[np.generic], max_pixels: int, label: str) -> 
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (3, 4)) or array.size == 0:
         raise ImageError(f"{label}: shape is {shape}, expected [H, W], [H, W, 3] or [H, W, 4]")
     _check_size((shape[1], shape[0]), max_pixels, label)
-    return to_rgb(Image.fromarray(np.ascontiguousarray(array)), label)
+    return array
 
 
 def fit(picture: Image.Image, spec: Preprocess) -> Pixels:

@@ -1,0 +1,147 @@
+// Opening and answering; see session.h.
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "self_test.h"
+
+namespace cascade {
+namespace {
+
+constexpr std::size_t chunk = 32;  // images decoded and run together
+
+std::string text_of(const std::vector<std::byte>& bytes) {
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace
+
+Session::Session(const std::string& path, Options options)
+    : options_(std::move(options)),
+      bundle_(Bundle::open(path, options_.public_key)),
+      choice_(choose_target(bundle_.manifest(), options_.target, options_.libraries)),
+      engine_(engine_version(bundle_.manifest().targets.at(choice_.target), options_.libraries)),
+      manifest_json_(text_of(bundle_.read(manifest_name))),
+      stages_(open_stages()),
+      decision_(&bundle_.manifest().decision.at(choice_.target)),
+      workers_(options_.threads) {
+    log(LogLevel::info, engine_ + ": " + choice_.why);
+}
+
+Stages Session::open_stages() {
+    const Manifest& manifest = bundle_.manifest();
+    Stages stages =
+        load_stages(bundle_, choice_.target, options_.libraries, options_.threads);
+    if (options_.self_test) {
+        const std::vector<std::byte> golden = bundle_.read(golden_name);
+        const std::size_t images = self_test(stages, manifest, choice_.target, golden);
+        log(LogLevel::info, "answers " + std::to_string(images) + " golden images as recorded");
+    }
+    if (options_.warm_up) stages.warm_up(manifest.preprocess.height, manifest.preprocess.width);
+    return stages;
+}
+
+std::vector<Answer> Session::classify(std::span<const Image> images) const {
+    std::vector<Answer> answers(images.size());
+    for (std::size_t start = 0; start < images.size(); start += chunk) {
+        const std::size_t size = std::min(chunk, images.size() - start);
+        decide(images.subspan(start, size), std::span(answers).subspan(start, size));
+    }
+    return answers;
+}
+
+void Session::decide(std::span<const Image> images, std::span<Answer> answers) const {
+    const auto started = std::chrono::steady_clock::now();
+    const Preprocess& spec = manifest().preprocess;
+    const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
+    Buffer buffer = take_buffer();
+    buffer.resize(images.size() * image_bytes);
+    const auto place = [&](std::size_t row) {
+        return std::span(buffer).subspan(row * image_bytes, image_bytes);
+    };
+    workers_.each(images.size(),
+                  [&](std::size_t i) { load(images[i], place(i), answers[i]); });
+
+    std::vector<std::size_t> readable;
+    for (std::size_t i = 0; i < images.size(); ++i) {
+        if (answers[i].status != Status::ok) continue;
+        if (i != readable.size()) {  // close the gap that an unreadable one has left
+            std::memcpy(place(readable.size()).data(), place(i).data(), image_bytes);
+        }
+        readable.push_back(i);
+    }
+    const Pixels pixels{buffer.data(), readable.size(), spec.height, spec.width};
+    try {
+        const std::vector<Verdict> verdicts = stages_.forward(pixels, *decision_);
+        for (std::size_t row = 0; row < readable.size(); ++row) {
+            answers[readable[row]].verdict = verdicts[row];
+        }
+    } catch (const std::exception& error) {
+        ++metrics_.failures;
+        log(LogLevel::error, error.what());
+        throw;
+    }
+    count(answers);
+    metrics_.decide.add(std::chrono::steady_clock::now() - started);
+    give_back(std::move(buffer));
+}
+
+// Nothing is thrown here, by a worker's thread: whatever goes wrong is this image's.
+void Session::load(const Image& image, std::span<std::uint8_t> out, Answer& answer) const {
+    const Preprocess& spec = manifest().preprocess;
+    try {
+        if (const auto* file = std::get_if<FilePath>(&image)) {
+            load_image(read_image_file(file->path, spec.max_pixels), spec, out);
+        } else if (const auto* encoded = std::get_if<Encoded>(&image)) {
+            load_image(*encoded, spec, out);
+        } else {
+            load_frame(std::get<Frame>(image), spec, out);
+        }
+    } catch (const std::bad_alloc&) {
+        answer = {Status::image, {}, "there is not enough memory to decode it"};
+    } catch (const std::exception& error) {
+        answer = {Status::image, {}, error.what()};
+    }
+}
+
+void Session::count(std::span<const Answer> answers) const {
+    Metrics& m = metrics_;
+    m.batches.fetch_add(1, std::memory_order_relaxed);
+    m.images.fetch_add(answers.size(), std::memory_order_relaxed);
+    for (const Answer& answer : answers) {
+        if (answer.status != Status::ok) {
+            m.unreadable.fetch_add(1, std::memory_order_relaxed);
+            m.reasons[6].fetch_add(1, std::memory_order_relaxed);
+            continue;
+        }
+        const Verdict& verdict = answer.verdict;
+        (verdict.label >= 0 ? m.acted : m.deferred).fetch_add(1, std::memory_order_relaxed);
+        m.reasons[static_cast<std::size_t>(verdict.reason)].fetch_add(1, std::memory_order_relaxed);
+        m.exits[static_cast<std::size_t>(verdict.stage)].fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+std::array<bool, 2> Session::set_of(const Verdict& verdict) const {
+    const bool promised = !decision_->accept.has_value() || verdict.accepted();
+    return promised ? verdict.in_set : std::array{false, false};
+}
+
+void Session::log(LogLevel level, const std::string& message) const {
+    if (options_.log) options_.log(level, message);
+}
+
+Session::Buffer Session::take_buffer() const {
+    const std::lock_guard guard(buffers_lock_);
+    if (buffers_.empty()) return {};
+    Buffer buffer = std::move(buffers_.back());
+    buffers_.pop_back();
+    return buffer;
+}
+
+void Session::give_back(Buffer buffer) const {
+    const std::lock_guard guard(buffers_lock_);
+    buffers_.push_back(std::move(buffer));
+}
+
+}  // namespace cascade

@@ -1,0 +1,54 @@
+// Work shared among threads, and the histogram that several write to.
+#include "workers.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+
+#include "metrics.h"
+
+using namespace cascade;
+
+namespace {
+
+TEST(Workers, each_index_is_done_once_before_it_comes_back) {
+    Workers workers(4);
+    for (std::size_t count : {0u, 1u, 3u, 100u}) {
+        std::vector<std::atomic<int>> done(count);
+        workers.each(count, [&](std::size_t index) { ++done[index]; });
+        for (const auto& times : done) EXPECT_EQ(times, 1);
+    }
+}
+
+TEST(Workers, several_callers_share_them) {
+    Workers workers(3);
+    std::vector<std::thread> callers;
+    std::atomic<std::size_t> total = 0;
+    for (int caller = 0; caller < 4; ++caller) {
+        callers.emplace_back([&] {
+            for (int round = 0; round < 200; ++round) {
+                workers.each(7, [&](std::size_t) { ++total; });
+            }
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+    EXPECT_EQ(total, 4u * 200u * 7u);
+}
+
+TEST(Histogram, a_duration_lies_below_its_bound_and_above_the_one_before) {
+    for (const double us : {0.2, 1.0, 1.5, 10.0, 999.0, 1e6, 1e12}) {
+        Histogram histogram;
+        histogram.add(std::chrono::duration_cast<Duration>(
+            std::chrono::duration<double, std::micro>(us)));
+        for (std::size_t i = 0; i < Histogram::buckets; ++i) {
+            if (histogram.in[i] == 0) continue;
+            EXPECT_LE(us, Histogram::bound_us(i));
+            EXPECT_GT(us, i == 0 ? 0.0 : Histogram::bound_us(i - 1));
+        }
+        EXPECT_EQ(histogram.count, 1u);
+    }
+    EXPECT_TRUE(std::isinf(Histogram::bound_us(Histogram::buckets - 1)));
+}
+
+}  // namespace
