@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -26,6 +25,7 @@ from cascade_runtime.errors import BundleError
 from cascade_runtime.golden import load_golden, read_safetensors
 
 from .conftest import SIDE, Sample
+from .native_build import native_folder
 from .native_shadow import Probe, expect_same_bundle, expect_same_manifest, judge
 from .test_engines import external_tensor, hidden_tensor
 from .test_hardening import mutations
@@ -53,21 +53,9 @@ THOUSANDS = settings(
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where the native tests are built: CASCADE_NATIVE_BUILD, or a new one."""
-    if "CASCADE_NATIVE_BUILD" in os.environ:
-        return Path(os.environ["CASCADE_NATIVE_BUILD"])
-    if shutil.which("cmake") is None or not (shutil.which("c++") or shutil.which("g++")):
-        pytest.skip("no cmake or no C++ compiler: the native reader was not built")
-    folder = tmp_path_factory.mktemp("native")
-    generator = ("-G", "Ninja") if shutil.which("ninja") else ()
-    configured = subprocess.run(
-        ["cmake", "-S", SOURCE, "-B", folder, *generator], capture_output=True, text=True
-    )
-    if configured.returncode != 0:
-        pytest.skip(f"the native reader's libraries are not installed: {configured.stderr[-500:]}")
-    subprocess.run(["cmake", "--build", folder], check=True)
-    return folder
+def build() -> Path:
+    """The folder where the native tests are built."""
+    return native_folder()
 
 
 def built(build: Path, name: str) -> Path:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
-import shutil
 import struct
 import subprocess
 import zlib
@@ -28,6 +26,8 @@ from PIL.PngImagePlugin import PngInfo
 from cascade_runtime.errors import ImageError
 from cascade_runtime.manifest import Preprocess
 from cascade_runtime.preprocess import load_image, to_rgb
+
+from .native_build import native_folder
 
 SOURCE = Path(__file__).parents[1] / "native" / "pixels"
 SPEC = Preprocess(height=20, width=24)
@@ -86,36 +86,17 @@ def _fields(spec: Preprocess) -> tuple[object, ...]:
     return spec.height, spec.width, spec.resize, spec.crop, spec.max_pixels
 
 
-def built(name: str, build: Path, package: str = "") -> Path:
-    """A program of tests/native/pixels, from $CASCADE_NATIVE_BUILD or built here.
-
-    package: what CMake must have found for it.
-    """
-    given_folder = os.environ.get("CASCADE_NATIVE_BUILD")
-    if given_folder is not None:
-        found = sorted(Path(given_folder).rglob(name))
-        if found:
-            return found[0]
-    if shutil.which("cmake") is None or shutil.which("c++") is None:
-        pytest.skip("needs cmake and a C++ compiler")
-    configure = ["cmake", "-S", str(SOURCE), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"]
-    done = subprocess.run(configure, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip("needs the development files of libjpeg, libpng, zlib and libwebp")
-    if package and f"{package}_DIR-NOTFOUND" in (build / "CMakeCache.txt").read_text():
-        pytest.skip(f"needs the development files of {package}")
-    subprocess.run(["cmake", "--build", str(build), "--target", name], check=True)
-    return build / name
+def built(name: str) -> Path:
+    """A program of tests/native/pixels."""
+    found = sorted(native_folder().rglob(name))
+    if not found:
+        pytest.skip(f"{name} is not built: needs GoogleTest's development files")
+    return found[0]
 
 
 @pytest.fixture(scope="session")
-def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("native-pixels")
-
-
-@pytest.fixture(scope="session")
-def native(build_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
-    program = built("pixels_probe", build_folder)
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    program = built("pixels_probe")
     pipe = subprocess.PIPE
     with subprocess.Popen([program], stdin=pipe, stdout=pipe) as process:
         yield Probe(process, tmp_path_factory.mktemp("images"))
@@ -554,6 +535,6 @@ def test_frames_that_are_too_short_are_refused(native: Probe) -> None:
     assert "plane 1" in str(native.frame(data, "nv12", (48, 120), (48, 48)))
 
 
-def test_the_units_hold(build_folder: Path) -> None:
-    program = built("pixels_test", build_folder, "GTest")
+def test_the_units_hold() -> None:
+    program = built("pixels_test")
     subprocess.run([program, "--gtest_brief=1"], check=True)

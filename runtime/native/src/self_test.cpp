@@ -25,7 +25,7 @@ constexpr const char* verdict_on_machine = "; this machine does not run the cert
 // round and order sums differently.
 double tolerance_of(const Target& target) {
     static const std::map<std::string, double> known = {
-        {"fp32", 1e-3}, {"bf16", 0.1}, {"fp16", 0.1}, {"mixed", 0.1}};
+        {"fp32", 1e-3}, {"bf16", 0.1}, {"fp16", 0.1}, {"mixed", 0.1}, {"int8", 0.2}};
     const auto found = known.find(target.precision);
     if (found != known.end()) return found->second;
     throw Error(Status::target, "the golden vectors: this version does not know how far " +
