@@ -132,6 +132,49 @@ def test_bf16_runs_in_bf16_where_the_processor_has_it(template: Sample) -> None:
     assert 1e-5 < difference < 0.3, "bf16 must differ from fp32, and not by much"
 
 
+def openvino_stage(template: Sample) -> Engine:
+    folder = template.path / "targets" / OPENVINO
+    files = {n: (folder / n).read_bytes() for n in ("stage0.xml", "stage0.bin")}
+    return engines.load("openvino", files, "stage0.xml", precision="fp32", device="cpu", threads=2)
+
+
+def test_openvino_in_parts_answers_as_the_whole_batch(
+    template: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = openvino_stage(template)
+    monkeypatch.setattr(openvino_engine, "_STREAMS_LIMIT", 0)
+    whole = openvino_stage(template)
+    for size in (1, 2, 3, 8, 12, 32, 34):
+        pixels = make_images(size, seed=size)
+        expected = whole.run(pixels)
+        for name, values in cut.run(pixels).items():
+            np.testing.assert_allclose(values, expected[name], atol=1e-6, err_msg=f"{name} {size}")
+
+
+def test_openvino_stage_of_many_weights_is_compiled_once(
+    template: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    real = openvino_engine._core().compile_model
+
+    class Counting:
+        read_model = staticmethod(openvino_engine._core().read_model)
+
+        def compile_model(self, *words: object) -> object:
+            made.append(words)
+            return real(*words)
+
+    monkeypatch.setattr(openvino_engine, "_core", Counting)
+    for limit, expected in ((0, 1), (1 << 28, 2)):
+        monkeypatch.setattr(openvino_engine, "_STREAMS_LIMIT", limit)
+        made.clear()
+        engine = openvino_stage(template)
+        assert len(made) == 1, "the second is made when a batch first needs it"
+        engine.run(make_images(4))
+        engine.run(make_images(4))
+        assert len(made) == expected
+
+
 @pytest.mark.parametrize("name", [ONNX, OPENVINO])
 def test_file_that_is_no_engine_is_a_target_error(name: str) -> None:
     backend = name.split("/")[0]

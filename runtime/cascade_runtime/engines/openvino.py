@@ -7,7 +7,9 @@ API: docs.openvino.ai, "OpenVINO Runtime Python API"; precision and threads are 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
@@ -22,6 +24,9 @@ from cascade_runtime.errors import TargetError
 
 TARGETS = (("fp32", "cpu"), ("bf16", "cpu"), ("int8", "cpu"))
 _AGAIN = "rebuild it with cascade-compile bundle"
+# A second copy of the weights, for streams, is worth its memory up to here: 256 MiB a stage.
+_STREAMS_LIMIT = 256 << 20
+_PART = 8  # images: what a stream takes at a time; larger ones fall out of a core's cache
 
 
 def unavailable(precision: str, device: str) -> str | None:
@@ -94,39 +99,88 @@ def load(
         )
     if not files[main].lstrip().startswith(b"<"):  # other formats may name files of their own
         raise TargetError(f"{main}: not an OpenVINO graph in XML; {_AGAIN}")
-    config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _hint(precision),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _hint(precision)}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     try:
         model = _core().read_model(model=files[main], weights=files[weights])
-        compiled = _core().compile_model(model, "CPU", config)
+        whole = _core().compile_model(model, "CPU", {**config, "PERFORMANCE_HINT": "LATENCY"})
+        count = int(whole.get_property("INFERENCE_NUM_THREADS"))
     except Exception as error:  # everything the library throws arrives as RuntimeError or a kin
         text = " ".join(str(error).split())
         raise TargetError(f"{main}: {version()} cannot load it ({text})") from error
-    return OpenVinoEngine(compiled)
+    if len(files[weights]) > _STREAMS_LIMIT:
+        count = 1
+    streams = {**config, "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count}
+    return OpenVinoEngine(whole, count, lambda: _core().compile_model(model, "CPU", streams))
 
 
 class OpenVinoEngine:
-    """One compiled model and its infer requests.
+    """One stage: a batch runs on all threads at once or, where it divides, one part a thread.
+
+    Threads that work on parts of their own do not wait for each other at every layer (measured in
+    docs/decisions/0013). That takes a second compiled model, made when first used.
+    """
+
+    def __init__(self, whole: Any, streams: int, compile_streams: Callable[[], Any]) -> None:
+        """Args: streams: how many parts run side by side; 1 never cuts a batch."""
+        self._names = [output.get_any_name() for output in whole.outputs]
+        self._whole = _Requests(whole)
+        self._streams = streams
+        self._compile_streams = compile_streams
+        self._parts: _Requests | None = None
+        self._lock = threading.Lock()
+
+    def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+        batch = np.ascontiguousarray(batch)
+        if self._streams == 1 or not len(batch) or len(batch) % self._streams:
+            values = self._whole.run([batch])
+        else:
+            size = next(n for n in range(_PART, 0, -1) if len(batch) // self._streams % n == 0)
+            values = self._requests_of_parts().run(
+                [batch[start : start + size] for start in range(0, len(batch), size)]
+            )
+        return dict(zip(self._names, values, strict=True))
+
+    def _requests_of_parts(self) -> _Requests:
+        with self._lock:
+            if self._parts is None:
+                self._parts = _Requests(self._compile_streams())
+            return self._parts
+
+
+class _Requests:
+    """The infer requests of a compiled model.
 
     A request serves one call at a time and is prepared for the batch sizes it has met, so idle
-    ones are kept and handed out again: as many exist as there were calls at once.
+    ones are kept and handed out again: as many exist as there were at once.
     """
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
-        self._outputs = [output.get_any_name() for output in compiled.outputs]
         self._idle: list[Any] = []  # append and pop are atomic
 
-    def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+    def run(self, parts: list[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """Every output over all parts, in the order of the model's outputs; inputs are shared."""
+        requests = [self._request() for _ in parts]
+        outputs = range(len(self._compiled.outputs))
+        if len(parts) == 1:
+            found = requests[0].infer({0: parts[0]}, share_inputs=True)
+            values = [found[index] for index in outputs]
+        else:
+            with ExitStack() as waits:  # after an error too: no part is still being read then
+                for request, part in zip(requests, parts, strict=True):
+                    request.start_async({0: part}, share_inputs=True)
+                    waits.callback(request.wait)
+            values = [
+                np.concatenate([request.get_output_tensor(index).data for request in requests])
+                for index in outputs
+            ]
+        self._idle.extend(requests)
+        return values
+
+    def _request(self) -> Any:
         try:
-            request = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
-        # The input is shared, as it is read during this call only; the outputs are copied.
-        values = request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-        self._idle.append(request)
-        return {name: values[index] for index, name in enumerate(self._outputs)}
+            return self._compiled.create_infer_request()
