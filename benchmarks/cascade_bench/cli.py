@@ -16,6 +16,7 @@ from cascade_runtime.command import MISSED_STATUS, run_command
 
 if TYPE_CHECKING:
     from cascade_bench.record import Record
+    from cascade_bench.run import Runtime
 
 DEFAULT_VERB = "run"
 WIDTH = 100
@@ -48,6 +49,13 @@ def cli() -> None:
 @click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: every core]")
 @click.option(
+    "--runtime",
+    type=click.Choice(["python", "native"]),
+    default="python",
+    show_default=True,
+    help="Who decides: cascade_runtime, or libcascade, then compared with both neighbours.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(0, 3600),
     default=4.0,
@@ -70,6 +78,7 @@ def run(
     split: str | None,
     target: str,
     threads: int | None,
+    runtime: Runtime,
     seconds: float,
     max_ms: float,
     min_rate: float,
@@ -103,6 +112,7 @@ def run(
         data=data,
         split=split,
         seconds=seconds,
+        runtime=runtime,
         limits=Limits(max_ms, min_rate, min_coverage, max_error),
     )
     with shown() as progress:

@@ -1,6 +1,6 @@
 """How long one image takes, alone: from its file to a decision, and in the engines only.
 
-In: a cascade and the images, taken in turn, so that early and late exits are mixed as in the data.
+In: a cascade, perhaps another runtime of it, and the images, taken in turn, so that early and late exits are mixed as in the data.
 Out: a `Latency` of each, timed in pairs on the same image, so that their difference is decoding
 and not the hour of the day. Files are read through the system's cache.
 """
@@ -24,15 +24,16 @@ class Latencies:
     engine: Latency
 
 
-def measure(cascade: Cascade, work: Workload, seconds: float) -> Latencies:
+def measure(cascade: Cascade, answering: Cascade, work: Workload, seconds: float) -> Latencies:
     """`Cascade.classify([path])` as a program with one image would call it, and `Stages.forward`.
 
     Args:
+        answering: who is asked for decisions, `cascade` or libcascade on the same bundle.
         seconds: for both together.
     """
     decision = cascade.decision
     times = interleaved(
-        lambda index: cascade.classify([work.files[index % len(work)]]),
+        lambda index: answering.classify([work.files[index % len(work)]]),
         lambda index: cascade.stages.forward(work.batch(index, 1), decision),
         seconds=seconds,
         least=LEAST,

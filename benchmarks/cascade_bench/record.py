@@ -5,7 +5,7 @@ added within a version. Times end in `_ms` or `_s`, rates are images a second, s
 a figure that is undefined is null.
 
     format, version, made_by      which form this is; versions, command, commit, machine, time
-    bundle, target, why           what ran, and why this target
+    bundle, runtime, target, why  what ran, and why this target
     machine                       cpu, cores, threads, system, load_before, load_after, versions
     noisy                         the machine was too uneven: comparison.spread is above 1.3
     workload                      description, images, distinct, mean_file_bytes
@@ -15,6 +15,8 @@ a figure that is undefined is null.
     comparison                    batch, images, ratio, ratio_low, ratio_high, spread, the pairs
     stages                        a list: images, final, acted, seconds, their shares, ms_per_image
     footprint                     peak_memory_mib, import_s, open_s, first_decision_s
+    native                        libcascade beside the bare engine and the Python runtime; null
+                                  unless the runtime is native
     quality                       source, bounds, coverage, error, evaluation (null without data)
     certificate                   status, alpha, delta, coverage_floor, risk_upper, coverage_lower
     checks, passed                the targets: name, of, value, limit, at_most, unit, passed; all
@@ -33,6 +35,7 @@ from cascade_bench.footprint import Footprint
 from cascade_bench.latency import Latencies
 from cascade_bench.limits import Check
 from cascade_bench.machine import Machine
+from cascade_bench.native import Native
 from cascade_bench.quality import Quality
 from cascade_bench.stage_shares import StageShare
 from cascade_bench.throughput import FileRate, Rate
@@ -70,6 +73,7 @@ class Record:
 
     made_by: MadeBy
     bundle: str
+    runtime: str
     target: str
     why: str
     machine: Machine
@@ -80,6 +84,7 @@ class Record:
     comparison: Comparison
     stages: tuple[StageShare, ...]
     footprint: Footprint
+    native: Native | None
     quality: Quality
     certificate: Certificate
     checks: tuple[Check, ...]
@@ -91,7 +96,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the module's text."""
-        plain = {name: getattr(self, name) for name in ("bundle", "target", "why")}
+        plain = {name: getattr(self, name) for name in ("bundle", "runtime", "target", "why")}
         whole = ("machine", "workload", "latency", "file_throughput", "comparison", "footprint")
         evaluation = self.quality.evaluation
         found: dict[str, Any] = _json_safe(
@@ -104,6 +109,7 @@ class Record:
                 **{name: asdict(getattr(self, name)) for name in whole},
                 "throughput": [asdict(rate) for rate in self.throughput],
                 "stages": [asdict(s) | {"ms_per_image": s.ms_per_image} for s in self.stages],
+                "native": None if self.native is None else asdict(self.native),
                 "quality": {
                     "source": self.quality.source,
                     "bounds": self.quality.bounds,

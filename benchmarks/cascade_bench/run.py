@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from cascade_bench import comparison, footprint, latency, machine, quality, stage_shares, throughput
+from cascade_bench import (
+    comparison,
+    footprint,
+    latency,
+    machine,
+    native,
+    quality,
+    stage_shares,
+    throughput,
+)
 from cascade_bench.limits import Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
 from cascade_bench.workload import SEED, Workload, open_workload
@@ -22,7 +31,9 @@ from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
 
 T = TypeVar("T")
+Runtime = Literal["python", "native"]
 PLANNED_SHARES = 10  # of `Plan.seconds`, over the measurements of `_measure`
+NATIVE_SHARES = 3  # more, of libcascade beside the engine and the Python runtime
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Plan:
     the comparison twice, being two each.
 
     split: of a splits.json given as `data`; None takes `val_test`, which nothing was fitted to.
+    runtime: who decides where files are timed; the engines alone are the same for both.
     """
 
     bundle: Path
@@ -39,6 +51,7 @@ class Plan:
     data: str | None = None
     split: str | None = None
     seconds: float = 4.0
+    runtime: Runtime = "python"
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -71,30 +84,43 @@ def _measure(
     progress: Progress | None,
 ) -> Record:
     s = plan.seconds
-    steps = _Steps(progress, PLANNED_SHARES * s)
-    alone = steps.take(2 * s, lambda: latency.measure(cascade, work, 2 * s))
+    answering = cascade
+    if plan.runtime == "native":
+        answering = Cascade.open(plan.bundle, cascade.target, threads=plan.threads, engine="native")
+    shares = PLANNED_SHARES + (NATIVE_SHARES if answering is not cascade else 0)
+    steps = _Steps(progress, shares * s)
+    alone = steps.take(2 * s, lambda: latency.measure(cascade, answering, work, 2 * s))
     rates = steps.take(3 * s, lambda: throughput.sweep(cascade, work, 3 * s))
     best, largest = throughput.best(rates), rates[-1]
     files = steps.take(
-        s, lambda: throughput.from_files(cascade, work, largest.batch, largest.cascade, s)
+        s, lambda: throughput.from_files(answering, work, largest.batch, largest.cascade, s)
     )
     against = steps.take(
         2 * s,
         lambda: comparison.compare(cascade, work, best.batch, best.always_full, 2 * s),
     )
-    shares = steps.take(s, lambda: stage_shares.measure(cascade, work, best.batch, s))
+    stages = steps.take(s, lambda: stage_shares.measure(cascade, work, best.batch, s))
     fresh = steps.take(
         s,
         lambda: footprint.measure(
             plan.bundle, cascade.target, plan.threads, work.files, footprint.PROCESSES
         ),
     )
+    beside = None
+    if answering is not cascade:
+        beside = steps.take(
+            NATIVE_SHARES * s,
+            lambda: native.measure(
+                plan.bundle, cascade, answering, work, largest.batch, s, footprint.PROCESSES
+            ),
+        )
     steps.done()
     here = machine.describe(cascade, load_before)
     found = _quality(plan, cascade, images, progress)
     return Record(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
+        runtime=plan.runtime,
         target=cascade.target,
         why=cascade.why,
         machine=here,
@@ -103,8 +129,9 @@ def _measure(
         throughput=rates,
         file_throughput=files,
         comparison=against,
-        stages=shares,
+        stages=stages,
         footprint=fresh,
+        native=beside,
         quality=found,
         certificate=cascade.certificate,
         checks=judge(

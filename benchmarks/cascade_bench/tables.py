@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cascade_bench.limits import Check
+from cascade_bench.native import Native
 from cascade_bench.quality import Share
 from cascade_bench.record import Record
 from cascade_bench.throughput import BATCHES
@@ -28,6 +29,8 @@ def render(record: Record) -> Iterator[Table | Text]:
     yield _against(record)
     yield _stages(record)
     yield _footprint(record)
+    if record.native is not None:
+        yield _native(record.native, record.footprint.first_decision_s)
     if record.quality.evaluation is not None:
         yield evaluate.tables(record.quality.evaluation)[0]
         yield Text(evaluate.conclusion(record.quality.evaluation))
@@ -40,7 +43,8 @@ def _machine(record: Record) -> Iterator[Text]:
     threads = "every core" if m.threads is None else f"{m.threads} threads"
     loads = [f"{x:.2f}" for x in (m.load_before, m.load_after) if x is not None]
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
-    yield Text(f"{record.bundle} on {record.target}: {record.why}")
+    runtime = ", libcascade" if record.native is not None else ""
+    yield Text(f"{record.bundle} on {record.target}{runtime}: {record.why}")
     yield Text(
         f"{m.cpu}, {m.cores} cores, {threads}; {m.system}; "
         f"load {' before, '.join(loads)} after; {versions}"
@@ -136,6 +140,23 @@ def _footprint(record: Record) -> Table:
     table.add_row("opening the bundle, not warmed up", f"{f.open_s:.2f} s")
     table.add_row("import, open and first decision", f"{f.first_decision_s:.2f} s")
     table.caption = f"of {f.processes} processes, {f.images} images each"
+    return _numbers_right(table)
+
+
+def _native(n: Native, python_first_s: float) -> Table:
+    table = Table("figure", "found", "", title="libcascade")
+    for name, x in (("over the bare engine, batch 1", n.overhead), ("over Python", n.speedup)):
+        table.add_row(name, f"{x.ratio:.3f} times", f"{x.low:.3f} to {x.high:.3f}")
+    speed = (f"{n.images_per_s:,.0f} images/s", f"Python {n.python_images_per_s:,.0f}")
+    table.add_row(f"files to decisions, batch {n.batch}", *speed)
+    memory = (f"{n.memory_mib:.1f} MiB", f"engine {n.engine_memory_mib:,.0f}")
+    table.add_row("resident memory beyond the engine's", *memory)
+    first = (f"{1e3 * n.first_decision_s:.0f} ms", f"Python {1e3 * python_first_s:.0f}")
+    table.add_row("open and first decision", *first)
+    table.caption = (
+        f"ratios: medians of interleaved pairs, {n.overhead.pairs} of {n.overhead.images} frames, "
+        f"{n.speedup.pairs} of {n.speedup.images} files; the rest: fresh processes"
+    )
     return _numbers_right(table)
 
 

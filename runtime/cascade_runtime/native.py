@@ -154,6 +154,14 @@ class NativeCascade(Cascade):
             raise _ERRORS.get(status, CascadeError)(message)
 
 
+def engine_environment() -> dict[str, str]:
+    """This process's environment, for another one that is to find the same engine libraries."""
+    found = dict(os.environ)
+    for option, place in _wheels().items():
+        found[_WHEELS[option][0]] = str(place)
+    return found
+
+
 def _wheels() -> dict[str, Path]:
     """The engine libraries of installed wheels, for those that the environment does not name."""
     found = {}

@@ -145,7 +145,7 @@ def library() -> ctypes.CDLL:
     Raises:
         TargetError: it is not there, or another ABI.
     """
-    path = _path()
+    path = library_path()
     try:
         opened = ctypes.CDLL(path)
     except OSError as error:
@@ -161,8 +161,8 @@ def library() -> ctypes.CDLL:
     return opened
 
 
-def _path() -> str:
-    """Where it is: what the environment says, this checkout's build, else the loader's path."""
+def library_path() -> str:
+    """Where libcascade is: what the environment says, this checkout's build, else the loader's path."""
     named = os.environ.get("CASCADE_LIBRARY")
     if named:
         return named

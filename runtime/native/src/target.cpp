@@ -71,8 +71,8 @@ Choice choose_target(const Manifest& manifest, const std::string& wanted,
     return {best.name, why};
 }
 
-Stages load_stages(const Bundle& bundle, const std::string& target, const Libraries& libraries,
-                   unsigned threads) {
+std::vector<std::unique_ptr<Engine>> load_engines(const Bundle& bundle, const std::string& target,
+                                                  const Libraries& libraries, unsigned threads) {
     const Target& form = bundle.manifest().targets.at(target);
     const auto backend = find_backend(form.backend, libraries);
     std::vector<std::unique_ptr<Engine>> engines;
@@ -81,11 +81,16 @@ Stages load_stages(const Bundle& bundle, const std::string& target, const Librar
         for (const std::string& path : stage.files) files.files[path] = bundle.read(path);
         engines.push_back(backend->load(std::move(files), form.precision, form.device, threads));
     }
+    return engines;
+}
+
+Stages load_stages(const Bundle& bundle, const std::string& target, const Libraries& libraries,
+                   unsigned threads) {
     std::vector<bool> takes_pixels;
     for (const std::string& input : stage_inputs(bundle.manifest().stages)) {
         takes_pixels.push_back(input == "pixels");
     }
-    return Stages(std::move(engines), std::move(takes_pixels));
+    return Stages(load_engines(bundle, target, libraries, threads), std::move(takes_pixels));
 }
 
 std::string engine_version(const Target& target, const Libraries& libraries) {

@@ -1,7 +1,9 @@
 #pragma once
 // Which target of a bundle to run, and its engines. In: a verified bundle and what was asked for.
 // Out: a name with a sentence on why; `Stages`, deserialised from bytes that are hashed again.
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "bundle/bundle.h"
 #include "engines/engine.h"
@@ -17,6 +19,10 @@ struct Choice {
 // Throws Error(target) where it is not in the bundle, or it, or every target, cannot run.
 Choice choose_target(const Manifest& manifest, const std::string& wanted,
                      const Libraries& libraries);
+
+// One a stage, not yet a cascade.
+std::vector<std::unique_ptr<Engine>> load_engines(const Bundle& bundle, const std::string& target,
+                                                  const Libraries& libraries, unsigned threads);
 
 Stages load_stages(const Bundle& bundle, const std::string& target, const Libraries& libraries,
                    unsigned threads);

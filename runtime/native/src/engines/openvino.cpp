@@ -2,13 +2,12 @@
 // dlopen. In: the bytes of `stageN.xml` (the graph) and `stageN.bin` (the weights). Out: an
 // `Engine`. The options are those of cascade_runtime/engines/openvino.py.
 #include <cstring>
+#include <functional>
 #include <mutex>
-#include <sstream>
 
 #include "engines/backends.h"
 #include "engines/engine.h"
-#include "engines/library.h"
-#include "engines/openvino_abi.h"
+#include "engines/openvino_library.h"
 #include "engines/processor.h"
 #include "error.h"
 
@@ -17,224 +16,132 @@ namespace {
 
 constexpr const char* again = "rebuild it with cascade-compile bundle";
 
-LibrarySearch where(const std::string& place) {
-    return {
-        .place = place,
-        .names = {"libopenvino_c.so"},
-        .advice = "pip install openvino and name its folder openvino/libs, or the library, in "
-                  "CASCADE_OPENVINO_LIBRARY or the option openvino_library",
-    };
+std::size_t elements(const std::vector<std::int64_t>& shape, std::size_t from) {
+    std::size_t count = 1;
+    for (std::size_t axis = from; axis < shape.size(); ++axis) {
+        count *= static_cast<std::size_t>(shape[axis]);
+    }
+    return count;
 }
 
-template <typename Object>
-using Owned = std::unique_ptr<Object, void (*)(Object*)>;
-
-std::string one_line(const std::string& text) {
-    std::istringstream words(text);
-    std::string line;
-    for (std::string word; words >> word;) line += (line.empty() ? "" : " ") + word;
-    return line;
+Batch part_of(const Batch& batch, std::size_t start, std::size_t size) {
+    const std::size_t width = batch.element == Element::uint8 ? 1 : sizeof(float);
+    Batch part = batch;
+    part.data = static_cast<const std::byte*>(batch.data) + start * elements(batch.shape, 1) * width;
+    part.shape.front() = static_cast<std::int64_t>(size);
+    return part;
 }
 
-// The opened library and the one object that everything else comes from.
-class Runtime {
-public:
-    explicit Runtime(const std::string& place) : library_(where(place)) {
-        if (!library_.found()) {
-            error_ = library_.error();
-            return;
-        }
-        bind();
-        ov::Version version = {};
-        check(api.ov_get_openvino_version(&version));
-        version_ = version.build;
-        api.ov_version_free(&version);
-        check(api.ov_core_create(&core));  // never freed, as the library
-        capabilities_ = property("OPTIMIZATION_CAPABILITIES");
-    }
-
-    void check(ov::Result result, Status kind = Status::target) const {
-        if (result == 0) return;
-        const char* text = api.ov_get_last_err_msg();  // a copy, ours to free
-        const std::string message = one_line(text == nullptr ? "no reason is given" : text);
-        api.ov_free(text);
-        throw Error(kind, message);
-    }
-
-    bool can(const std::string& capability) const {
-        std::istringstream words(capabilities_);
-        for (std::string word; words >> word;) {
-            if (word == capability) return true;
-        }
-        return false;
-    }
-
-    const std::string& error() const { return error_; }
-    const std::string& version() const { return version_; }
-
-    ov::Api api = {};
-    ov::Core* core = nullptr;
-
-private:
-    void bind() {
-#define CASCADE_BIND(name) library_.bind(api.name, #name)
-        CASCADE_BIND(ov_get_openvino_version);
-        CASCADE_BIND(ov_version_free);
-        CASCADE_BIND(ov_get_last_err_msg);
-        CASCADE_BIND(ov_free);
-        CASCADE_BIND(ov_core_create);
-        CASCADE_BIND(ov_core_get_property);
-        CASCADE_BIND(ov_core_read_model_from_memory_buffer);
-        CASCADE_BIND(ov_core_compile_model);
-        CASCADE_BIND(ov_model_free);
-        CASCADE_BIND(ov_compiled_model_free);
-        CASCADE_BIND(ov_compiled_model_inputs_size);
-        CASCADE_BIND(ov_compiled_model_outputs_size);
-        CASCADE_BIND(ov_compiled_model_output_by_index);
-        CASCADE_BIND(ov_compiled_model_create_infer_request);
-        CASCADE_BIND(ov_port_get_any_name);
-        CASCADE_BIND(ov_output_const_port_free);
-        CASCADE_BIND(ov_infer_request_set_input_tensor_by_index);
-        CASCADE_BIND(ov_infer_request_get_output_tensor_by_index);
-        CASCADE_BIND(ov_infer_request_infer);
-        CASCADE_BIND(ov_infer_request_free);
-        CASCADE_BIND(ov_tensor_create);
-        CASCADE_BIND(ov_tensor_create_from_host_ptr);
-        CASCADE_BIND(ov_tensor_get_shape);
-        CASCADE_BIND(ov_tensor_get_element_type);
-        CASCADE_BIND(ov_tensor_data);
-        CASCADE_BIND(ov_tensor_free);
-        CASCADE_BIND(ov_shape_free);
-#undef CASCADE_BIND
-    }
-
-    std::string property(const char* key) const {
-        char* value = nullptr;
-        check(api.ov_core_get_property(core, "CPU", key, &value));
-        const std::string copied = value;
-        api.ov_free(value);
-        return copied;
-    }
-
-    Library library_;
-    std::string error_, version_, capabilities_;
-};
-
-using SharedRuntime = std::shared_ptr<Runtime>;
-
-// A compiled stage and its infer requests. A request serves one call at a time and is prepared for
-// the batch sizes that it has met, so idle ones are kept: as many exist as there were calls at once.
-class Compiled : public std::enable_shared_from_this<Compiled> {
-public:
-    Compiled(SharedRuntime runtime, ov::CompiledModel* model)
-        : runtime(std::move(runtime)), model_(model) {}
-    Compiled(const Compiled&) = delete;
-    Compiled& operator=(const Compiled&) = delete;
-    ~Compiled() {
-        for (ov::Request* request : idle_) runtime->api.ov_infer_request_free(request);
-        runtime->api.ov_compiled_model_free(model_);
-    }
-
-    ov::Request* take() {
-        {
-            const std::lock_guard guard(lock_);
-            if (!idle_.empty()) {
-                ov::Request* request = idle_.back();
-                idle_.pop_back();
-                return request;
+// The outputs of parts, one behind another in memory of their own.
+Outputs joined(const std::vector<std::array<Output, ov::output_names.size()>>& parts) {
+    auto memory = std::make_shared<std::array<std::vector<float>, ov::output_names.size()>>();
+    Outputs outputs;
+    Output* slots[] = {&outputs.logits, &outputs.gate, &outputs.tokens};
+    for (std::size_t slot = 0; slot < ov::output_names.size(); ++slot) {
+        if (parts.front()[slot].shape.empty()) continue;
+        std::vector<float>& values = (*memory)[slot];
+        const std::vector<std::int64_t>& sides = parts.front()[slot].shape;
+        *slots[slot] = parts.front()[slot];
+        slots[slot]->shape.front() = 0;
+        for (const auto& part : parts) {
+            const Output& output = part[slot];
+            if (!output.is_float32 || output.shape.size() != sides.size() ||
+                elements(output.shape, 1) != elements(sides, 1)) {
+                throw Error(Status::bundle, "the parts of a batch gave outputs of two kinds");
             }
+            values.insert(values.end(), output.data, output.data + elements(output.shape, 0));
+            slots[slot]->shape.front() += output.shape.front();
         }
-        ov::Request* request = nullptr;
-        runtime->check(runtime->api.ov_compiled_model_create_infer_request(model_, &request),
-                       Status::failure);
-        return request;
+        slots[slot]->data = values.data();
+    }
+    outputs.owner = std::move(memory);
+    return outputs;
+}
+
+// The same stage compiled for streams of one thread each, when a batch first needs it.
+class Streams {
+public:
+    using Compile = std::function<std::shared_ptr<ov::Compiled>()>;
+
+    // `count`: how many parts run side by side; 1 never cuts a batch.
+    Streams(std::size_t count, Compile compile) : count_(count), compile_(std::move(compile)) {}
+
+    // How many images a part of such a batch has; 0: it is not cut.
+    std::size_t part(std::size_t batch) const {
+        if (count_ <= 1 || batch == 0 || batch % count_ != 0) return 0;
+        std::size_t size = largest_part;
+        while (batch / count_ % size != 0) --size;
+        return size;
     }
 
-    void give_back(ov::Request* request) {
+    std::shared_ptr<ov::Compiled> compiled() {
         const std::lock_guard guard(lock_);
-        idle_.push_back(request);
+        if (compiled_ == nullptr) compiled_ = compile_();
+        return compiled_;
     }
-
-    ov::CompiledModel* model() const { return model_; }
-    const SharedRuntime runtime;
 
 private:
-    ov::CompiledModel* model_;
+    static constexpr std::size_t largest_part = 8;  // more fall out of a core's cache
+
+    std::size_t count_;
+    Compile compile_;
     std::mutex lock_;
-    std::vector<ov::Request*> idle_;
+    std::shared_ptr<ov::Compiled> compiled_;
 };
 
-// One call's request with the tensors read from it; given back when the outputs are done with.
-struct Run {
-    explicit Run(std::shared_ptr<Compiled> compiled)
-        : compiled(std::move(compiled)), request(this->compiled->take()) {}
-    Run(const Run&) = delete;
-    Run& operator=(const Run&) = delete;
-    ~Run() {
-        const ov::Api& api = compiled->runtime->api;
-        for (ov::Tensor* tensor : outputs) {
-            if (tensor != nullptr) api.ov_tensor_free(tensor);
-        }
-        if (finished) {
-            compiled->give_back(request);
-        } else {
-            api.ov_infer_request_free(request);  // its state is unknown
-        }
-    }
-
-    std::shared_ptr<Compiled> compiled;
-    ov::Request* request;
-    std::array<ov::Tensor*, 3> outputs = {};
-    bool finished = false;
-};
-
-constexpr std::array<const char*, 3> output_names = {"logits", "gate", "tokens"};
-
+// A batch runs on all threads at once or, where it divides, one part a thread: those do not wait
+// for each other at every layer (docs/decisions/0013-streams.md).
 class OpenVinoEngine : public Engine {
 public:
-    explicit OpenVinoEngine(std::shared_ptr<Compiled> compiled) : compiled_(std::move(compiled)) {
-        const Runtime& runtime = *compiled_->runtime;
+    OpenVinoEngine(std::shared_ptr<ov::Compiled> whole, std::unique_ptr<Streams> streams)
+        : compiled_(std::move(whole)), streams_(std::move(streams)) {
+        const ov::Runtime& runtime = *compiled_->runtime;
         std::size_t inputs = 0, outputs = 0;
         runtime.check(runtime.api.ov_compiled_model_inputs_size(compiled_->model(), &inputs));
         runtime.check(runtime.api.ov_compiled_model_outputs_size(compiled_->model(), &outputs));
         if (inputs != 1) throw Error(Status::bundle, "an engine needs one input");
         for (std::size_t index = 0; index < outputs; ++index) {
             const std::string name = output_name(index);
-            for (std::size_t slot = 0; slot < output_names.size(); ++slot) {
-                if (name == output_names[slot]) places_[slot] = index;
+            for (std::size_t slot = 0; slot < ov::output_names.size(); ++slot) {
+                if (name == ov::output_names[slot]) places_[slot] = index;
             }
         }
     }
 
     Outputs run(const Batch& batch) override {
-        const Runtime& runtime = *compiled_->runtime;
-        auto run = std::make_shared<Run>(compiled_);
-        const Owned<ov::Tensor> input = tensor_of(batch);
-        runtime.check(runtime.api.ov_infer_request_set_input_tensor_by_index(run->request, 0,
-                                                                             input.get()),
-                      Status::failure);
-        runtime.check(runtime.api.ov_infer_request_infer(run->request), Status::failure);
-        Outputs outputs;
-        Output* slots[] = {&outputs.logits, &outputs.gate, &outputs.tokens};
-        for (std::size_t slot = 0; slot < places_.size(); ++slot) {
-            if (!places_[slot].has_value()) continue;
-            runtime.check(runtime.api.ov_infer_request_get_output_tensor_by_index(
-                              run->request, *places_[slot], &run->outputs[slot]),
-                          Status::failure);
-            *slots[slot] = output_of(run->outputs[slot]);
-        }
-        run->finished = true;
-        outputs.owner = std::move(run);
-        return outputs;
+        const std::size_t part = streams_->part(batch.size());
+        return part == 0 ? run_whole(batch) : run_parts(batch, part);
     }
 
 private:
+    Outputs run_whole(const Batch& batch) {
+        auto run = std::make_shared<ov::Run>(compiled_, batch);
+        run->infer();
+        const auto found = run->outputs(places_);
+        return {found[0], found[1], found[2], std::move(run)};
+    }
+
+    Outputs run_parts(const Batch& batch, std::size_t size) {
+        const std::shared_ptr<ov::Compiled> compiled = streams_->compiled();
+        std::vector<std::unique_ptr<ov::Run>> runs;
+        for (std::size_t start = 0; start < batch.size(); start += size) {
+            runs.push_back(std::make_unique<ov::Run>(compiled, part_of(batch, start, size)));
+            runs.back()->start();
+        }
+        std::vector<std::array<Output, ov::output_names.size()>> parts;
+        for (const auto& run : runs) {
+            run->wait();
+            parts.push_back(run->outputs(places_));
+        }
+        return joined(parts);
+    }
+
     std::string output_name(std::size_t index) const {
-        const Runtime& runtime = *compiled_->runtime;
+        const ov::Runtime& runtime = *compiled_->runtime;
         ov::Port* port = nullptr;
         runtime.check(
             runtime.api.ov_compiled_model_output_by_index(compiled_->model(), index, &port));
-        const Owned<ov::Port> owned(port, runtime.api.ov_output_const_port_free);
+        const ov::Owned<ov::Port> owned(port, runtime.api.ov_output_const_port_free);
         char* name = nullptr;
         runtime.check(runtime.api.ov_port_get_any_name(port, &name));
         const std::string copied = name;
@@ -242,41 +149,14 @@ private:
         return copied;
     }
 
-    Owned<ov::Tensor> tensor_of(const Batch& batch) const {
-        const Runtime& runtime = *compiled_->runtime;
-        std::vector<std::int64_t> sides = batch.shape;
-        ov::Tensor* tensor = nullptr;
-        runtime.check(runtime.api.ov_tensor_create_from_host_ptr(
-                          batch.element == Element::uint8 ? ov::uint8 : ov::float32,
-                          {static_cast<std::int64_t>(sides.size()), sides.data()},
-                          const_cast<void*>(batch.data), &tensor),
-                      Status::failure);
-        return Owned<ov::Tensor>(tensor, runtime.api.ov_tensor_free);
-    }
-
-    Output output_of(const ov::Tensor* tensor) const {
-        const Runtime& runtime = *compiled_->runtime;
-        ov::Shape shape = {};
-        int element = 0;
-        void* data = nullptr;
-        runtime.check(runtime.api.ov_tensor_get_element_type(tensor, &element), Status::failure);
-        runtime.check(runtime.api.ov_tensor_data(tensor, &data), Status::failure);
-        runtime.check(runtime.api.ov_tensor_get_shape(tensor, &shape), Status::failure);
-        Output output;
-        output.data = static_cast<const float*>(data);
-        output.shape.assign(shape.sides, shape.sides + shape.rank);
-        output.is_float32 = element == ov::float32;
-        runtime.api.ov_shape_free(&shape);
-        return output;
-    }
-
-    std::shared_ptr<Compiled> compiled_;
-    std::array<std::optional<std::size_t>, 3> places_;
+    std::shared_ptr<ov::Compiled> compiled_;
+    std::unique_ptr<Streams> streams_;
+    ov::Places places_;
 };
 
 class OpenVino : public Backend {
 public:
-    explicit OpenVino(const std::string& place) : runtime_(std::make_shared<Runtime>(place)) {}
+    explicit OpenVino(const std::string& place) : runtime_(std::make_shared<ov::Runtime>(place)) {}
 
     std::optional<std::string> unavailable(const std::string& precision,
                                            const std::string& device) override {
@@ -299,11 +179,21 @@ public:
         (void)device;  // it is the CPU
         const std::string weights = weights_of(stage);
         try {
-            const Owned<ov::Model> model = read(stage.files.at(stage.main), stage.files.at(weights));
+            const bool large = stage.files.at(weights).size() > streams_limit;
+            const std::shared_ptr<ov::Model> model =
+                read(stage.files.at(stage.main), stage.files.at(weights));
             stage.files.clear();
-            auto compiled = std::make_shared<Compiled>(runtime_, compile(model.get(), precision,
-                                                                         threads));
-            return std::make_unique<OpenVinoEngine>(std::move(compiled));
+            const std::string hint = this->hint(precision);
+            auto whole = std::make_shared<ov::Compiled>(
+                runtime_, compile(*runtime_, model.get(), hint, "PERFORMANCE_HINT", "LATENCY",
+                                  threads == 0 ? "" : std::to_string(threads)));
+            const std::string count = whole->property("INFERENCE_NUM_THREADS");
+            auto streams = std::make_unique<Streams>(
+                large ? 1 : std::stoul(count), [runtime = runtime_, model, hint, count] {
+                    return std::make_shared<ov::Compiled>(
+                        runtime, compile(*runtime, model.get(), hint, "NUM_STREAMS", count, count));
+                });
+            return std::make_unique<OpenVinoEngine>(std::move(whole), std::move(streams));
         } catch (const Error& error) {
             throw Error(error.status,
                         stage.main + ": " + version() + " cannot load it (" + error.what() + ")");
@@ -331,13 +221,13 @@ private:
         return weights;
     }
 
-    Owned<ov::Model> read(const std::vector<std::byte>& graph,
+    std::shared_ptr<ov::Model> read(const std::vector<std::byte>& graph,
                           const std::vector<std::byte>& weights) const {
         const ov::Api& api = runtime_->api;
         std::int64_t bytes = static_cast<std::int64_t>(weights.size());
         ov::Tensor* tensor = nullptr;
         runtime_->check(api.ov_tensor_create(ov::uint8, {1, &bytes}, &tensor));
-        const Owned<ov::Tensor> owned(tensor, api.ov_tensor_free);  // the model shares it
+        const ov::Owned<ov::Tensor> owned(tensor, api.ov_tensor_free);  // the model shares it
         void* data = nullptr;
         runtime_->check(api.ov_tensor_data(tensor, &data));
         if (!weights.empty()) std::memcpy(data, weights.data(), weights.size());
@@ -345,24 +235,30 @@ private:
         runtime_->check(api.ov_core_read_model_from_memory_buffer(
             runtime_->core, reinterpret_cast<const char*>(graph.data()), graph.size(), tensor,
             &model));
-        return Owned<ov::Model>(model, api.ov_model_free);
+        return {model, api.ov_model_free};
     }
 
-    ov::CompiledModel* compile(const ov::Model* model, const std::string& precision,
-                               unsigned threads) const {
-        // What is computed in that is not quantised: of int8, bf16 where the processor has it.
+    // What is computed in that is not quantised: of int8, bf16 where the processor has it.
+    std::string hint(const std::string& precision) const {
         const bool half = precision == "bf16" || (precision == "int8" && runtime_->can("BF16"));
-        const std::string count = std::to_string(threads);
+        return half ? "bf16" : "f32";
+    }
+
+    static ov::CompiledModel* compile(const ov::Runtime& runtime, const ov::Model* model,
+                                      const std::string& hint, const char* key,
+                                      const std::string& value, const std::string& threads) {
         ov::CompiledModel* compiled = nullptr;
         // Without the last pair, which stands there for nothing then, the library takes every core.
-        runtime_->check(runtime_->api.ov_core_compile_model(
-            runtime_->core, model, "CPU", threads == 0 ? 4 : 6, &compiled,
-            "INFERENCE_PRECISION_HINT", half ? "bf16" : "f32", "PERFORMANCE_HINT", "LATENCY",
-            "INFERENCE_NUM_THREADS", count.c_str()));
+        runtime.check(runtime.api.ov_core_compile_model(
+            runtime.core, model, "CPU", threads.empty() ? 4 : 6, &compiled,
+            "INFERENCE_PRECISION_HINT", hint.c_str(), key, value.c_str(), "INFERENCE_NUM_THREADS",
+            threads.c_str()));
         return compiled;
     }
 
-    SharedRuntime runtime_;
+    // A second copy of the weights, for streams, is worth its memory up to here: 256 MiB a stage.
+    static constexpr std::size_t streams_limit = std::size_t{256} << 20;
+    ov::SharedRuntime runtime_;
 };
 
 }  // namespace

@@ -41,6 +41,7 @@ struct Api {
                                     std::size_t arguments, CompiledModel**, ...);
     void (*ov_model_free)(Model*);
     void (*ov_compiled_model_free)(CompiledModel*);
+    Result (*ov_compiled_model_get_property)(const CompiledModel*, const char*, char**);
     Result (*ov_compiled_model_inputs_size)(const CompiledModel*, std::size_t*);
     Result (*ov_compiled_model_outputs_size)(const CompiledModel*, std::size_t*);
     Result (*ov_compiled_model_output_by_index)(const CompiledModel*, std::size_t, Port**);
@@ -50,6 +51,8 @@ struct Api {
     Result (*ov_infer_request_set_input_tensor_by_index)(Request*, std::size_t, const Tensor*);
     Result (*ov_infer_request_get_output_tensor_by_index)(const Request*, std::size_t, Tensor**);
     Result (*ov_infer_request_infer)(Request*);
+    Result (*ov_infer_request_start_async)(Request*);
+    Result (*ov_infer_request_wait)(Request*);
     void (*ov_infer_request_free)(Request*);
     Result (*ov_tensor_create)(int element, Shape, Tensor**);
     Result (*ov_tensor_create_from_host_ptr)(int element, Shape, void*, Tensor**);

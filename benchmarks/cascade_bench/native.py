@@ -1,0 +1,147 @@
+"""libcascade beside what it stands between: the bare engine below it, the Python runtime beside it.
+
+In: a bundle and the images. Out: a `Native`. Ratios are of interleaved pairs on the same images;
+memory and the first decision are those of fresh processes without an interpreter, started by
+`cascade_overhead`, which `make native` builds next to the library.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import NamedTemporaryFile
+
+import numpy as np
+
+from cascade_bench.timing import interleaved
+from cascade_bench.workload import Workload
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.errors import TargetError
+from cascade_runtime.native import engine_environment
+from cascade_runtime.native_abi import library_path
+
+COMMAND = "cascade_overhead"
+LEAST_PAIRS = 8
+MOST_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times one took of the other: median over `pairs` pairs, smallest, largest."""
+
+    pairs: int
+    images: int
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Native:
+    """What libcascade costs and gives.
+
+    overhead: `cascade_classify` of one frame over the bare calls of its stages' engines.
+    speedup: the Python runtime's time over libcascade's, from files to decisions in `batch`.
+    images_per_s: libcascade's there; python_images_per_s: the Python runtime's.
+    engine_memory_mib: resident memory of a process that has loaded and run the engines alone.
+    memory_mib: what a process that has opened the bundle and decided an image has beyond that.
+    open_s, first_decision_s: of such a process, from its start of main.
+    """
+
+    overhead: Ratio
+    speedup: Ratio
+    batch: int
+    images_per_s: float
+    python_images_per_s: float
+    engine_memory_mib: float
+    memory_mib: float
+    open_s: float
+    first_decision_s: float
+
+
+def measure(
+    bundle: Path,
+    cascade: Cascade,
+    native: Cascade,
+    work: Workload,
+    batch: int,
+    seconds: float,
+    processes: int,
+) -> Native:
+    """All of it.
+
+    Args:
+        cascade, native: the bundle opened by the Python runtime and by libcascade.
+        seconds: for each of the two ratios.
+        processes: fresh ones, of each kind.
+
+    Raises:
+        TargetError: the command is not built, or it fails.
+    """
+    words = [str(bundle), cascade.target, str(cascade.threads or 0)]
+    opened = [_run("open", *words, str(work.files[0])) for _ in range(processes)]
+    bare = [_run("bare", *words) for _ in range(processes)]
+    engines = median(run["resident_mib"] for run in bare)
+    speedup, rates = _speedup(cascade, native, work, batch, seconds)
+    return Native(
+        overhead=_overhead(words, work, seconds),
+        speedup=speedup,
+        batch=batch,
+        images_per_s=rates[1],
+        python_images_per_s=rates[0],
+        engine_memory_mib=engines,
+        memory_mib=median(run["resident_mib"] for run in opened) - engines,
+        open_s=median(run["open_s"] for run in opened),
+        first_decision_s=median(run["first_decision_s"] for run in opened),
+    )
+
+
+def _overhead(words: Sequence[str], work: Workload, seconds: float) -> Ratio:
+    frames = work.pixels[:MOST_FRAMES]
+    with NamedTemporaryFile(prefix="cascade-bench-") as file:
+        file.write(np.ascontiguousarray(frames).tobytes())
+        file.flush()
+        found = _run("pairs", *words, str(seconds), file.name)
+    return _ratio(np.array(found["cascade_s"]) / np.array(found["bare_s"]), len(frames))
+
+
+def _speedup(
+    cascade: Cascade, native: Cascade, work: Workload, batch: int, seconds: float
+) -> tuple[Ratio, tuple[float, float]]:
+    images = max(batch, len(work) // batch * batch)
+    files = [work.files[index % len(work)] for index in range(images)]
+    times = interleaved(
+        lambda _: cascade.classify(files, batch),
+        lambda _: native.classify(files, batch),
+        seconds=seconds,
+        least=LEAST_PAIRS,
+    )
+    rates = images / np.median(times, axis=0)
+    return _ratio(times[:, 0] / times[:, 1], images), (float(rates[0]), float(rates[1]))
+
+
+def _ratio(ratios: np.ndarray, images: int) -> Ratio:
+    low, high = float(ratios.min()), float(ratios.max())
+    return Ratio(len(ratios), images, float(np.median(ratios)), low, high)
+
+
+def _run(*words: str) -> dict[str, float]:
+    library = library_path()
+    command = Path(library).with_name(COMMAND)
+    if not command.exists():
+        raise TargetError(f"{command} is not there; make native builds it beside libcascade")
+    done = subprocess.run(
+        [command, *words],
+        env=engine_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise TargetError(f"{' '.join([COMMAND, *words])}: {done.stderr.strip()}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
