@@ -1,8 +1,8 @@
 """How long one image takes, alone: from its file to a decision, and in the engines only.
 
-In: a cascade, perhaps another runtime of it, and the images, taken in turn, so that early and late exits are mixed as in the data.
-Out: a `Latency` of each, timed in pairs on the same image, so that their difference is decoding
-and not the hour of the day. Files are read through the system's cache.
+In: a cascade, who answers for it, and the images, taken in turn, so that early and late exits are
+mixed as in the data. Out: a `Latency` of each, timed in pairs on the same image, so that their
+difference is decoding and not the hour of the day. Files are read through the system's cache.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ class Native:
     overhead: `cascade_classify` of one frame over the bare calls of its stages' engines.
     speedup: the Python runtime's time over libcascade's, from files to decisions in `batch`.
     images_per_s: libcascade's there; python_images_per_s: the Python runtime's.
-    engine_memory_mib: resident memory of a process that has loaded and run the engines alone.
-    memory_mib: what a process that has opened the bundle and decided an image has beyond that.
+    engine_memory_mib: resident memory of a process that has loaded the engines alone and run them
+        on one image and on 32.
+    memory_mib: what a process that has opened the bundle and decided as many files has beyond that.
     open_s, first_decision_s: of such a process, from its start of main.
     """
 
@@ -84,7 +85,7 @@ def measure(
     """
     words = [str(bundle), cascade.target, str(cascade.threads or 0)]
     opened = [_run("open", *words, str(work.files[0])) for _ in range(processes)]
-    bare = [_run("bare", *words) for _ in range(processes)]
+    bare = [_run("bare", *words, str(run["stage"])) for run in opened]
     engines = median(run["resident_mib"] for run in bare)
     speedup, rates = _speedup(cascade, native, work, batch, seconds)
     return Native(

@@ -6,9 +6,11 @@
 //         with nothing around them, in turns. PIXELS is a file of uint8 [N, H, W, 3].
 //         {"bare_s": [...], "cascade_s": [...]}, a number a pass over all images
 //     cascade_overhead open BUNDLE TARGET THREADS IMAGE
-//         {"open_s", "first_decision_s", "resident_mib"}, the first from the start of main
-//     cascade_overhead bare BUNDLE TARGET THREADS
-//         {"resident_mib"} of a process that has only loaded and run the engines
+//         {"open_s", "first_decision_s", "resident_mib", "stage"}, times from the start of main;
+//         memory is that after one image and then a batch of it; the exit that was final for it
+//     cascade_overhead bare BUNDLE TARGET THREADS STAGE
+//         {"resident_mib"} of a process that has only loaded the engines and run those up to STAGE
+//         on the same batches
 #include <cascade/cascade.h>
 
 #include <chrono>
@@ -26,6 +28,8 @@
 #include "target.h"
 
 namespace {
+
+constexpr std::size_t batch_size = 32;
 
 using Clock = std::chrono::steady_clock;
 
@@ -66,11 +70,13 @@ public:
         return found;
     }
 
-    cascade_result classify(const cascade_image& image) const {
-        cascade_result result = {};
-        result.struct_size = sizeof result;
-        need(cascade_classify(session_, &image, 1, &result));
-        return result;
+    cascade_result classify(const cascade_image& image, std::size_t copies = 1) const {
+        const std::vector<cascade_image> images(copies, image);
+        std::vector<cascade_result> results(copies);
+        results.front().struct_size = sizeof(cascade_result);
+        need(cascade_classify(session_, images.data(), copies, results.data()));
+        if (results.front().status != CASCADE_OK) throw std::runtime_error(results.front().message);
+        return results.front();
     }
 
 private:
@@ -91,13 +97,13 @@ public:
         engines_ = cascade::load_engines(bundle, target, {}, threads);
     }
 
-    // One image through the stages up to and with `last`.
-    void run(const std::uint8_t* pixels, std::size_t last) const {
+    // `count` images through the stages up to and with `last`.
+    void run(const std::uint8_t* pixels, std::size_t last, std::int64_t count = 1) const {
         cascade::Outputs outputs;
         for (std::size_t stage = 0; stage <= last; ++stage) {
             cascade::Batch batch;
             if (takes_pixels_[stage]) {
-                batch = {pixels, cascade::Element::uint8, {1, height_, width_, 3}};
+                batch = {pixels, cascade::Element::uint8, {count, height_, width_, 3}};
             } else {
                 batch = {outputs.tokens.data, cascade::Element::float32, outputs.tokens.shape};
             }
@@ -105,7 +111,6 @@ public:
         }
     }
 
-    std::size_t size() const { return engines_.size(); }
     std::size_t image_bytes() const { return std::size_t{3} * height_ * width_; }
 
 private:
@@ -138,9 +143,7 @@ void pairs(const char* bundle, const char* target, unsigned threads, double seco
     for (std::size_t i = 0; i < count; ++i) {
         frames.push_back(cascade_frame(CASCADE_RGB, info.width, info.height,
                                        &pixels[i * bare.image_bytes()], bare.image_bytes()));
-        const cascade_result result = session.classify(frames.back());
-        if (result.status != CASCADE_OK) throw std::runtime_error(result.message);
-        last.push_back(static_cast<std::size_t>(result.stage));
+        last.push_back(static_cast<std::size_t>(session.classify(frames.back()).stage));
         bare.run(&pixels[i * bare.image_bytes()], last.back());
     }
     std::vector<double> bare_s, cascade_s;
@@ -174,16 +177,19 @@ void open(Clock::time_point start, const char* bundle, const char* target, unsig
     const Session session(bundle, target, threads);
     const double opened = seconds_since(start);
     const cascade_result result = session.classify(cascade_file(file));
-    if (result.status != CASCADE_OK) throw std::runtime_error(result.message);
     const double decided = seconds_since(start);
-    std::printf("{\"open_s\": %.6f, \"first_decision_s\": %.6f, \"resident_mib\": %.3f}\n", opened,
-                decided, resident_mib());
+    session.classify(cascade_file(file), batch_size);
+    std::printf(
+        "{\"open_s\": %.6f, \"first_decision_s\": %.6f, \"resident_mib\": %.3f, \"stage\": %d}\n",
+        opened, decided, resident_mib(), result.stage);
 }
 
-void bare(const char* bundle, const char* target, unsigned threads) {
+void bare(const char* bundle, const char* target, unsigned threads, int stage) {
     const Bare engines(bundle, target, threads);
-    const std::vector<std::uint8_t> black(engines.image_bytes());
-    engines.run(black.data(), engines.size() - 1);
+    if (stage < 0) throw std::runtime_error("STAGE is an exit, from 0");
+    const std::vector<std::uint8_t> black(batch_size * engines.image_bytes());
+    engines.run(black.data(), static_cast<std::size_t>(stage));
+    engines.run(black.data(), static_cast<std::size_t>(stage), batch_size);
     std::printf("{\"resident_mib\": %.3f}\n", resident_mib());
 }
 
@@ -198,8 +204,8 @@ int main(int argc, char** argv) {
             pairs(argv[2], argv[3], threads, std::atof(argv[5]), argv[6]);
         } else if (verb == "open" && argc == 6) {
             open(start, argv[2], argv[3], threads, argv[5]);
-        } else if (verb == "bare" && argc == 5) {
-            bare(argv[2], argv[3], threads);
+        } else if (verb == "bare" && argc == 6) {
+            bare(argv[2], argv[3], threads, std::atoi(argv[5]));
         } else {
             std::fprintf(stderr, "usage: cascade_overhead pairs|open|bare BUNDLE TARGET THREADS ...\n");
             return 2;

@@ -162,7 +162,7 @@ def library() -> ctypes.CDLL:
 
 
 def library_path() -> str:
-    """Where libcascade is: what the environment says, this checkout's build, else the loader's path."""
+    """Where libcascade is: what the environment says, this checkout's build, else the loader's."""
     named = os.environ.get("CASCADE_LIBRARY")
     if named:
         return named
