@@ -16,6 +16,7 @@ from cascade_bench import cli, footprint
 from cascade_runtime.cascade import Cascade
 
 from ..runtime.conftest import ONNX, Sample, make_images, sample, template
+from ..runtime.native_build import native_folder
 
 __all__ = ["sample", "template"]
 
@@ -54,6 +55,12 @@ def bench(
         return Done(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libcascade and its commands, built."""
+    monkeypatch.setenv("CASCADE_NATIVE_BUILD", str(native_folder()))
 
 
 @pytest.fixture

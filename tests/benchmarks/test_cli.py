@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from PIL import Image
 
 from cascade_bench import record
 from cascade_calib.splits_file import Entry, Splits, content_hash, write_splits
-from cascade_runtime import manifest
+from cascade_runtime import manifest, native_abi
 
 from ..runtime.conftest import ONNX, OPENVINO, Sample, gate_rule, make_certificate, rewrite
 from .conftest import LABELLED, Done
@@ -28,11 +29,12 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     found, text = done.record, str(record.__doc__)
     assert (found["format"], found["version"]) == ("cascade-edge.bench", 1)
     assert set(found) == {
-        *("format", "version", "made_by", "bundle", "target", "why", "machine", "noisy"),
-        *("workload", "latency", "throughput", "file_throughput", "comparison", "stages"),
-        *("footprint", "quality", "certificate", "checks", "passed"),
+        *("format", "version", "made_by", "bundle", "runtime", "target", "why", "machine"),
+        *("noisy", "workload", "latency", "throughput", "file_throughput", "comparison"),
+        *("stages", "footprint", "native", "quality", "certificate", "checks", "passed"),
     }
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
+    assert found["runtime"] == "python" and found["native"] is None
     assert found["target"] == ONNX and found["machine"]["threads"] == 1
     assert set(found["latency"]) == {"decision", "engine"}
     assert found["latency"]["engine"]["repeats"] == 20
@@ -44,6 +46,29 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     assert found["quality"]["evaluation"] is None
     assert found["machine"]["versions"]["onnxruntime"]
     assert done.err == "" or "measuring" in done.err
+
+
+def test_native_runtime_is_measured_beside_its_neighbours(
+    bench: Bench, template: Sample, native: None
+) -> None:
+    done = bench(template.path, "--runtime", "native", "--json", *EASY)
+    assert done.status == 0, done.err
+    assert done.record["runtime"] == "native"
+    found = done.record["native"]
+    assert found["overhead"]["pairs"] >= 8 and found["speedup"]["pairs"] >= 8
+    assert 0 < found["overhead"]["low"] <= found["overhead"]["ratio"] <= found["overhead"]["high"]
+    assert found["engine_memory_mib"] > 5 > 0 < found["open_s"] < found["first_decision_s"]
+    out = bench(template.path, "--runtime", "native", *EASY).out
+    assert "libcascade" in out and "over the bare engine, batch 1" in out
+
+
+def test_native_runtime_without_its_command_says_what_builds_it(
+    bench: Bench, template: Sample, native: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = shutil.copy(native_abi.library_path(), tmp_path)
+    monkeypatch.setattr("cascade_bench.native.library_path", lambda: str(alone))
+    done = bench(template.path, "--runtime", "native", *EASY)
+    assert done.status == 4 and "make native" in done.err
 
 
 def test_tables_end_with_the_targets_and_where_quality_comes_from(

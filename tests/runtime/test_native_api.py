@@ -65,6 +65,13 @@ def test_c_tests_pass(folder: Path) -> None:
     run("ctest", "--test-dir", folder, "--output-on-failure")
 
 
+def test_openvino_is_declared_as_its_own_headers_do() -> None:
+    headers = Path(engine_places()["CASCADE_OPENVINO_LIBRARY"]).parent / "include"
+    include = ["-I", SOURCE / "src", "-isystem", headers]
+    source = ROOT / "tests" / "native" / "core" / "openvino_abi_check.cpp"
+    run("c++", "-std=c++20", "-fsyntax-only", *include, source)
+
+
 def test_exported_symbols_are_the_checked_in_ones(folder: Path) -> None:
     told = run("nm", "-D", "--defined-only", folder / "libcascade.so").stdout
     names = sorted(line.split()[-1] for line in told.splitlines())

@@ -33,7 +33,6 @@ from .test_hostile_zip import patched
 from .test_signature import Keys
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "tests" / "native" / "bundle"
 ATTACKS = [
     *("test_bundle.py", "test_hardening.py", "test_hostile_zip.py"),
     *("test_signature.py", "test_manifest.py", "test_golden.py", "test_engines.py"),

@@ -29,7 +29,6 @@ from cascade_runtime.preprocess import load_image, to_rgb
 
 from .native_build import native_folder
 
-SOURCE = Path(__file__).parents[1] / "native" / "pixels"
 SPEC = Preprocess(height=20, width=24)
 TRANSPOSED = ["JPEG", "PNG", "WEBP"]
 MANY = settings(

@@ -1,6 +1,6 @@
 #pragma once
 // The part of OpenVINO's C API that is used here, declared in our own words, so that building needs
-// no headers of it; tests/native/engines/openvino_abi_test.cpp holds it against those of the wheel.
+// no headers of it; tests/native/core/openvino_abi_check.cpp holds it against those of the wheel.
 // API: docs.openvino.ai, "OpenVINO Runtime C API".
 #include <cstddef>
 #include <cstdint>

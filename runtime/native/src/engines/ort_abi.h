@@ -2,7 +2,7 @@
 // The part of ONNX Runtime's C API that is used here, declared in our own words, since its wheel has
 // no headers. The API is a table of functions that only ever grows at its end (onnxruntime.ai,
 // "C API": a member's place never changes), so a function is its place and its signature.
-// tests/native/engines/ort_abi_test.cpp holds both against the real library.
+// tests/native/core/engines_test.cpp holds both against the real library.
 #include <cstddef>
 #include <cstdint>
 

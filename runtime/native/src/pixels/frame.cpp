@@ -2,6 +2,7 @@
 // Spec: docs/bundle-format.md, "Preprocessing", 3 to 5; ITU-R BT.601-7 for nv12.
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "pixels/check.h"
@@ -91,15 +92,25 @@ void convert_and_fit(const Frame& frame, const Preprocess& spec, std::span<std::
     const Rows chroma = nv12 ? Rows(frame.planes[1], frame.strides[1], (width + 1) / 2 * 2,
                                     (height + 1) / 2, "plane 1")
                              : rows;
-    pixels::Resizer resizer(frame.width, frame.height, spec);
-    std::vector<std::uint8_t> rgb(frame.format == FrameFormat::rgb ? 0 : 3 * width);
-    for (std::size_t y = 0; y < height; ++y) {
+    const auto convert = [&](std::size_t y, std::uint8_t* rgb) {
         if (nv12) {
-            nv12_row(rows[y], chroma[y / 2], frame.width, rgb.data());
-        } else if (!rgb.empty()) {
-            packed_row(rows[y], layout, frame.width, rgb.data());
+            nv12_row(rows[y], chroma[y / 2], frame.width, rgb);
+        } else if (frame.format == FrameFormat::rgb) {
+            std::memcpy(rgb, rows[y], 3 * width);
+        } else {
+            packed_row(rows[y], layout, frame.width, rgb);
         }
-        resizer.put(static_cast<int>(y), rgb.empty() ? rows[y] : rgb.data());
+    };
+    if (frame.width == spec.width && frame.height == spec.height) {
+        for (std::size_t y = 0; y < height; ++y) convert(y, out.data() + 3 * width * y);
+        return;
+    }
+    pixels::Resizer resizer(frame.width, frame.height, spec);
+    const bool as_it_is = frame.format == FrameFormat::rgb;
+    std::vector<std::uint8_t> rgb(as_it_is ? 0 : 3 * width);
+    for (std::size_t y = 0; y < height; ++y) {
+        if (!as_it_is) convert(y, rgb.data());
+        resizer.put(static_cast<int>(y), as_it_is ? rows[y] : rgb.data());
     }
     resizer.finish(out);
 }
