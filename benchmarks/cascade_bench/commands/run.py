@@ -1,0 +1,115 @@
+"""`cascade-bench run`: its options, what it prints, its exit status."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cascade_runtime.command import MISSED_STATUS
+
+if TYPE_CHECKING:
+    from cascade_bench.record import Record
+    from cascade_bench.run import Runtime
+
+WIDTH = 100
+
+
+@click.command("run", short_help="Every measurement, and PASS or FAIL for each target.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", help="Labelled images: class folders, a CSV or Parquet, or splits.json.")
+@click.option("--split", help="Which split of a splits.json.  [default: val_test]")
+@click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: every core]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["python", "native"]),
+    default="python",
+    show_default=True,
+    help="Who decides: cascade_runtime, or libcascade, then compared with both neighbours.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 3600),
+    default=4.0,
+    show_default=True,
+    help="For each measurement; there are about ten such shares.",
+)
+@click.option("--max-ms", type=float, default=50.0, show_default=True, help="Latency target.")
+@click.option(
+    "--min-rate", type=float, default=100.0, show_default=True, help="Throughput target, images/s."
+)
+@click.option(
+    "--min-coverage", type=float, default=0.70, show_default=True, help="Coverage target."
+)
+@click.option("--max-error", type=float, default=0.01, show_default=True, help="Exit error target.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
+def command(
+    bundle: Path,
+    data: str | None,
+    split: str | None,
+    target: str,
+    threads: int | None,
+    runtime: Runtime,
+    seconds: float,
+    max_ms: float,
+    min_rate: float,
+    min_coverage: float,
+    max_error: float,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Latency, throughput, memory and quality of BUNDLE, and PASS or FAIL for each target.
+
+    Without --data the bundle's golden images are timed, and coverage and exit error are those of
+    its certificate.
+
+    Exit status: 0 every target met, 6 a target missed, 1 the data is at fault, 2 the command line,
+    3 the bundle, 4 the target cannot run here.
+    """
+    if split and not data:
+        raise click.UsageError("--split is about --data, which is not given")
+    from cascade_bench import plot as picture
+    from cascade_bench.limits import Limits
+    from cascade_bench.run import Plan
+    from cascade_bench.run import run as measure
+    from cascade_calib.progress import shown
+
+    if plot is not None:
+        picture.check_path(plot)
+    plan = Plan(
+        bundle=bundle,
+        target=target,
+        threads=threads,
+        data=data,
+        split=split,
+        seconds=seconds,
+        runtime=runtime,
+        limits=Limits(max_ms, min_rate, min_coverage, max_error),
+    )
+    with shown() as progress:
+        record = measure(plan, progress)
+    if plot is not None:
+        picture.write(record, plot)
+    _print(record, as_json)
+    if not record.passed:
+        sys.exit(MISSED_STATUS)
+
+
+def _print(record: Record, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(record.to_dict(), allow_nan=False))
+        return
+    from rich.console import Console
+
+    from cascade_bench.tables import render
+
+    # A log file has no width of its own; the widest table needs this much.
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    for part in render(record):
+        console.print(part)
