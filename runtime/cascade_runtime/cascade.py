@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -186,33 +186,36 @@ class Cascade:
             return error
 
     def _decide(self, names: Sequence[str], loaded: Sequence[Pixels | ImageError]) -> list[Result]:
-        readable = [image for image in loaded if isinstance(image, np.ndarray)]
+        readable = [row for row, x in enumerate(loaded) if isinstance(x, np.ndarray)]
+        decided: Iterator[Result] = iter(())
         if readable:
-            verdict = self.stages.forward(np.stack(readable), self.decision)
-        rows = iter(range(len(readable)))
+            pixels = np.stack([x for x in loaded if isinstance(x, np.ndarray)])
+            verdict = self.stages.forward(pixels, self.decision)
+            decided = self._results([names[row] for row in readable], verdict)
         return [
-            unreadable(name, image)
-            if isinstance(image, ImageError)
-            else self._result(name, verdict, next(rows))
-            for name, image in zip(names, loaded, strict=True)
+            unreadable(name, x) if isinstance(x, ImageError) else next(decided)
+            for name, x in zip(names, loaded, strict=True)
         ]
 
-    def _result(self, name: str, verdict: Verdict, row: int) -> Result:
+    def _results(self, names: Sequence[str], verdict: Verdict) -> Iterator[Result]:
         classes = self.manifest.model.classes
-        label = int(verdict.label[row])
         # SCRC promises something of the sets of accepted images; another image has none.
-        has_set = self.decision.accept is None or bool(verdict.accepted[row])
-        members = verdict.in_set[row] & has_set
-        return Result(
-            name=name,
-            decision=classes[label] if label >= 0 else None,
-            label=label,
-            set=tuple(c for c, member in zip(classes, members, strict=True) if member),
-            p=sigmoid(float(verdict.margin[row])),
-            score=sigmoid(float(verdict.score_logit[row])),
-            stage=int(verdict.stage[row]),
-            reason=REASONS[Reason(int(verdict.reason[row]))],
-        )
+        promised = verdict.in_set
+        if self.decision.accept is not None:
+            promised = promised & verdict.accepted[:, None]
+        columns = (verdict.label, promised, verdict.margin, verdict.score_logit)
+        plain = (x.tolist() for x in (*columns, verdict.stage, verdict.reason))
+        for name, label, members, margin, score, stage, reason in zip(names, *plain, strict=True):
+            yield Result(
+                name=name,
+                decision=classes[label] if label >= 0 else None,
+                label=label,
+                set=tuple(c for c, member in zip(classes, members, strict=True) if member),
+                p=sigmoid(margin),
+                score=sigmoid(score),
+                stage=stage,
+                reason=REASONS[Reason(reason)],
+            )
 
 
 def as_list(images: Iterable[ImageLike], batch_size: int) -> list[ImageLike]:

@@ -61,7 +61,7 @@ class Verdict:
     @property
     def accepted(self) -> Bool:
         """Where some exit answered, with whatever set: acted on, ambiguous or empty."""
-        return np.isin(self.reason, (Reason.ACTED, Reason.AMBIGUOUS, Reason.EMPTY))
+        return _any_of(self.reason, (Reason.ACTED, Reason.AMBIGUOUS, Reason.EMPTY))
 
 
 def margin(outputs: ExitOutputs, rule: ExitRule) -> Float32:
@@ -112,19 +112,15 @@ def decide_exit(outputs: ExitOutputs, decision: Decision, stage: int) -> Verdict
     m = margin(outputs, rule)
     score = score_logit(outputs, rule)
     members = prediction_set(m, set_bar(score, decision))
-    size = members.sum(axis=1)
-    finite = np.isfinite(score) & np.isfinite(m)
-    reason = np.select(
-        [~finite, ~answers(score, rule), ~accepts(score, decision.accept), size == 2, size == 0],
-        [
-            Reason.NOT_FINITE,
-            Reason.BELOW_THRESHOLD,
-            Reason.NOT_ACCEPTED,
-            Reason.AMBIGUOUS,
-            Reason.EMPTY,
-        ],
-        default=Reason.ACTED,
-    ).astype(np.int8)
+    reason = np.full(len(m), Reason.ACTED, dtype=np.int8)
+    for where, why in (  # a later one goes before an earlier one
+        (~(members[:, 0] | members[:, 1]), Reason.EMPTY),
+        (members[:, 0] & members[:, 1], Reason.AMBIGUOUS),
+        (~accepts(score, decision.accept), Reason.NOT_ACCEPTED),
+        (~answers(score, rule), Reason.BELOW_THRESHOLD),
+        (~(np.isfinite(score) & np.isfinite(m)), Reason.NOT_FINITE),
+    ):
+        reason[where] = why
     label = np.where(reason == Reason.ACTED, members[:, 1], -1).astype(np.int8)
     stages = np.full(len(m), stage, dtype=np.int8)
     return Verdict(label, stages, reason, members, score, m)
@@ -160,4 +156,12 @@ def _where(choose_later: Bool, later: Verdict, earlier: Verdict) -> Verdict:
 
 def passes_on(verdict: Verdict) -> Bool:
     """Where an exit did not answer and the next one is asked."""
-    return np.isin(verdict.reason, (Reason.BELOW_THRESHOLD, Reason.NOT_FINITE))
+    return _any_of(verdict.reason, (Reason.BELOW_THRESHOLD, Reason.NOT_FINITE))
+
+
+def _any_of(reason: Int8, wanted: tuple[Reason, ...]) -> Bool:
+    """Where it is one of a few; `np.isin` takes ten times as long on a batch."""
+    found = np.zeros(reason.shape, dtype=np.bool_)
+    for one in wanted:
+        found |= reason == one
+    return found
