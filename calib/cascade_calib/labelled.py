@@ -24,7 +24,7 @@ from cascade_calib.progress import Progress
 from cascade_calib.splits_file import SPLITS_NAME, Skipped, content_hash, read_splits
 from cascade_runtime.errors import DataError, ImageError
 from cascade_runtime.manifest import Preprocess
-from cascade_runtime.preprocess import Pixels, decode_rgb, fit, printable
+from cascade_runtime.preprocess import Pixels, decode_for, decode_rgb, fit, printable
 
 __all__ = [
     "LabelledImages",
@@ -199,11 +199,17 @@ def _read(images: LabelledImages, i: int, spec: Preprocess, hashed: bool) -> tup
     if _utf8(name) != name:
         raise ImageError("its name is not valid UTF-8; rename it")
     label = "image"
+    path = os.fspath(images.file(i))
     try:
-        picture = decode_rgb(os.fspath(images.file(i)), max_pixels=spec.max_pixels, name=label)
+        picture = decode_for(path, spec, label)
+        if not hashed:
+            return fit(picture, spec), ""
+        whole = picture
+        if spec.jpeg != "full":
+            whole = decode_rgb(path, max_pixels=spec.max_pixels, name=label)
     except ImageError as error:  # the list names the image, the reason need not
         raise ImageError(str(error).removeprefix(f"{label}: ")) from error
-    return fit(picture, spec), pixels_sha256(np.asarray(picture)) if hashed else ""
+    return fit(picture, spec), pixels_sha256(np.asarray(whole))
 
 
 def _utf8(name: str) -> str:

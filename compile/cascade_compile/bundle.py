@@ -12,6 +12,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from cascade_calib.certify_engines import CertifiedTarget, outcome
 from cascade_calib.certify_target import Request
@@ -46,6 +49,7 @@ class BundleRequest:
 
     search: choose one of `targets` by measurement, and ship that; None ships all of them.
     recipes: backend/precision of what other devices finish (`cascade_compile.recipes`).
+    jpeg: how the bundle decodes JPEGs; whatever it is, it is what the engines are certified on.
     """
 
     run: Path
@@ -61,6 +65,7 @@ class BundleRequest:
     seed: int = 0
     search: SearchRequest | None = None
     recipes: tuple[str, ...] = ()
+    jpeg: Literal["full", "reduced"] = "full"
 
 
 Say = Callable[[str], None]
@@ -82,6 +87,8 @@ def build(
         if request.force:
             raise ConfigError("--force: a search leaves out engines that differ from the network")
     model, config = load_network(request.run)
+    preprocess = msgspec.structs.replace(config.preprocess, jpeg=request.jpeg)
+    config = msgspec.structs.replace(config, preprocess=preprocess)
     if config.adapter is not None:
         say(f"merged the {config.adapter.kind} adapter of {request.run} into its base, in float32")
     data = _load_data(request, config, progress)

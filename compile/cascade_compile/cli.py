@@ -81,6 +81,14 @@ def cli() -> None:
     "--batch", type=click.IntRange(min=1), help="Images at a time when timing it.  [default: 8]"
 )
 @click.option("--keep-all", is_flag=True, help="Keep the candidates that do not ship, too.")
+@click.option(
+    "--jpeg",
+    type=click.Choice(["full", "reduced"]),
+    default="full",
+    show_default=True,
+    help="reduced: decode a JPEG much larger than the network's input at 1/2, 1/4 or 1/8, in "
+    "certification as in service.",
+)
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",

@@ -65,6 +65,7 @@ class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
     exif: Literal["apply"] = "apply"
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["none", "center"] = "none"
+    jpeg: Literal["full", "reduced"] = "full"
     max_pixels: int = 100_000_000
 
 
@@ -406,7 +407,7 @@ def binding(
     """
     p = preprocess
     lines = [
-        f"preprocess {p.width} {p.height} {p.color} {p.exif} {p.resize} {p.crop}",
+        f"preprocess {p.width} {p.height} {p.color} {p.exif} {p.resize} {p.crop} {p.jpeg}",
     ]
     if "pixels" in inputs[1:]:
         lines.append(f"inputs {' '.join(inputs)}")

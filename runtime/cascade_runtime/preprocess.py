@@ -43,6 +43,7 @@ _UPRIGHT = {  # EXIF 2.32, tag 0x0112: what has to be done to the stored picture
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # width and height change places
 
 
 def load_image(image: ImageLike, spec: Preprocess, name: str | None = None) -> Pixels:
@@ -55,10 +56,26 @@ def load_image(image: ImageLike, spec: Preprocess, name: str | None = None) -> P
     Raises:
         ImageError: missing, empty, truncated, too large, of an unknown format or dtype.
     """
-    return fit(decode_rgb(image, max_pixels=spec.max_pixels, name=name), spec)
+    return fit(decode_for(image, spec, name), spec)
 
 
-def decode_rgb(image: ImageLike, *, max_pixels: int, name: str | None = None) -> Image.Image:
+def decode_for(image: ImageLike, spec: Preprocess, name: str | None = None) -> Image.Image:
+    """The picture that `fit` takes: at its own size or, of a JPEG, smaller where `spec` allows it.
+
+    Raises:
+        ImageError: as for `load_image`.
+    """
+    least = (spec.width, spec.height) if spec.jpeg == "reduced" else None
+    return decode_rgb(image, max_pixels=spec.max_pixels, name=name, least=least)
+
+
+def decode_rgb(
+    image: ImageLike,
+    *,
+    max_pixels: int,
+    name: str | None = None,
+    least: tuple[int, int] | None = None,
+) -> Image.Image:
     """Decode one image at its own size: an upright 8-bit RGB picture (the first frame, if several).
 
     Safe to call from several threads.
@@ -67,6 +84,7 @@ def decode_rgb(image: ImageLike, *, max_pixels: int, name: str | None = None) ->
         image: as for `load_image`.
         max_pixels: a larger width x height is refused before any pixel is decoded.
         name: what to call it in an error; default the path, "image" or "array".
+        least: width and height; a JPEG at least twice as large is decoded at 1/2, 1/4 or 1/8.
 
     Raises:
         ImageError: missing, empty, truncated, too large, of an unknown format or dtype.
@@ -77,7 +95,7 @@ def decode_rgb(image: ImageLike, *, max_pixels: int, name: str | None = None) ->
     data = image if isinstance(image, bytes) else _read(image, max_pixels, label)
     if not data:
         raise ImageError(f"{label}: the file is empty (0 bytes)")
-    return _decode(data, max_pixels, label)
+    return _decode(data, max_pixels, label, least)
 
 
 def printable(name: str) -> str:
@@ -106,11 +124,13 @@ def _read(path: str | os.PathLike[str], max_pixels: int, label: str) -> bytes:
         raise ImageError(f"{label}: is no usable file name ({error})") from error
 
 
-def _decode(data: bytes, max_pixels: int, label: str) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, label: str, least: tuple[int, int] | None) -> Image.Image:
     try:
         with _quiet:
             picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(picture.size, max_pixels, label)
+            if least is not None and picture.format in ("JPEG", "MPO"):
+                _reduce(picture, least)
             picture.load()
             return to_rgb(upright(picture), label)
     except ImageError:
@@ -131,6 +151,13 @@ def _decode(data: bytes, max_pixels: int, label: str) -> Image.Image:
         if "truncated" in str(error).lower():
             raise ImageError(f"{label}: is truncated, its end is missing; copy it again") from error
         raise ImageError(f"{label}: cannot be decoded ({printable(str(error))})") from error
+
+
+def _reduce(picture: Image.Image, least: tuple[int, int]) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8, the smallest that `least` fits into, upright."""
+    if _orientation(picture) in _ON_ITS_SIDE:
+        least = least[::-1]
+    picture.draft(None, least)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, label: str) -> None:
@@ -174,12 +201,16 @@ _quiet = _Quiet()
 
 def upright(picture: Image.Image) -> Image.Image:
     """The picture turned as its EXIF orientation says; damaged EXIF counts as none."""
-    try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-        method = _UPRIGHT.get(orientation)
-    except Exception:  # hostile metadata raises anything; the pixels are still good
-        return picture
+    method = _UPRIGHT.get(_orientation(picture))
     return picture if method is None else picture.transpose(method)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        found = picture.getexif().get(_ORIENTATION_TAG, 1)
+        return found if found in _UPRIGHT else 1
+    except Exception:  # hostile metadata raises anything; the pixels are still good
+        return 1
 
 
 def to_rgb(picture: Image.Image, label: str = "image") -> Image.Image:

@@ -165,7 +165,8 @@ def test_target_name_with_a_slash_in_a_part_is_refused(template: Sample) -> None
 @pytest.mark.parametrize(
     ("path", "field"),
     [
-        *((("preprocess",), field) for field in ("color", "exif", "resize", "crop", "max_pixels")),
+        *((("preprocess",), field) for field in ("color", "exif", "resize", "crop")),
+        *((("preprocess",), field) for field in ("jpeg", "max_pixels")),
         (("certificates", ONNX), "claims"),
     ],
 )

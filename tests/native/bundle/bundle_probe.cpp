@@ -128,7 +128,7 @@ Json shown(const Manifest& m) {
                       {"exits", m.model.exits},     {"data", m.model.data}};
     found["preprocess"] = {{"height", p.height}, {"width", p.width}, {"color", p.color},
                            {"exif", p.exif},     {"crop", p.crop},   {"max_pixels", p.max_pixels},
-                           {"resize", p.resize}};
+                           {"resize", p.resize}, {"jpeg", p.jpeg}};
     found["stages"] = Json::array();
     for (const StageInfo& s : m.stages) {
         found["stages"].push_back({{"name", s.name},

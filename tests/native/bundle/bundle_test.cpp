@@ -106,10 +106,11 @@ TEST(Binding, is_the_text_of_the_specification) {
     p.width = 48;
     p.height = 64;
     p.color = "RGB", p.exif = "apply", p.resize = "bilinear", p.crop = "none";
+    p.jpeg = "full";
     Decision decision{"certified", {}, 0.0F, std::nullopt};
     decision.exits = {{"gate", 1.5F, -0.25F, 1.25F, 2.0F}, {"gate", 1.5F, -0.25F, 1.25F, {}}};
     EXPECT_EQ(binding_text(p, decision, {{"b/x", "bb"}, {"a/x", "aa"}}, {"pixels", "tokens"}),
-              "preprocess 48 64 RGB apply bilinear none\n"
+              "preprocess 48 64 RGB apply bilinear none full\n"
               "policy certified 00000000\n"
               "exit gate 3fc00000 be800000 3fa00000 40000000\n"
               "exit gate 3fc00000 be800000 3fa00000 7f800000\n"

@@ -1,8 +1,8 @@
 // A command for tests. In, on standard input, one request a line, fields separated by tabs:
 //
-//     image PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS
-//     frame PATH FORMAT WIDTH HEIGHT STRIDE0 STRIDE1 HEIGHT WIDTH FILTER CROP MAX_PIXELS
-//     time COUNT PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS
+//     image PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS JPEG
+//     frame PATH FORMAT WIDTH HEIGHT STRIDE0 STRIDE1 HEIGHT WIDTH FILTER CROP MAX_PIXELS JPEG
+//     time COUNT PATH HEIGHT WIDTH FILTER CROP MAX_PIXELS JPEG
 //
 // The file of a frame holds its planes one after the other. Out, for each: "ok N" and, in the next
 // N bytes, the pixels; or "error STATUS REASON". `time` decodes the file COUNT times and gives "ok 0
@@ -39,6 +39,7 @@ Preprocess spec_of(const Fields& fields, std::size_t at) {
     spec.resize = fields.at(at + 2);
     spec.crop = fields.at(at + 3);
     spec.max_pixels = std::stoll(fields.at(at + 4));
+    spec.jpeg = fields.at(at + 5);
     return spec;
 }
 

@@ -41,7 +41,8 @@ std::string binding_text(const Preprocess& p, const Decision& decision,
                          const std::map<std::string, std::string>& engines,
                          const std::vector<std::string>& inputs) {
     std::string text = "preprocess " + std::to_string(p.width) + " " + std::to_string(p.height) +
-                       " " + p.color + " " + p.exif + " " + p.resize + " " + p.crop + "\n";
+                       " " + p.color + " " + p.exif + " " + p.resize + " " + p.crop + " " +
+                       p.jpeg + "\n";
     if (std::count(inputs.begin(), inputs.end(), "pixels") > 1) {
         text += "inputs " + joined(inputs, " ") + "\n";
     }

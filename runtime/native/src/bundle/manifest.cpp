@@ -72,6 +72,7 @@ Preprocess preprocess(const Field& f) {
                      .exif = f.at("exif").one_of({"apply"}),
                      .resize = f.at("resize").one_of({"bilinear", "bicubic"}),
                      .crop = f.at("crop").one_of({"none", "center"}),
+                     .jpeg = f.at("jpeg").one_of({"full", "reduced"}),
                      .max_pixels = f.at("max_pixels").integer()};
     f.at("max_pixels").need(found.max_pixels >= 1, "needs to be >= 1");
     return found;

@@ -71,6 +71,7 @@ struct Preprocess {
     std::string color, exif;
     std::string resize;  // "bilinear" or "bicubic"
     std::string crop;    // "none" or "center"
+    std::string jpeg;    // "full" or "reduced"
     std::int64_t max_pixels = 0;
 };
 

@@ -25,6 +25,9 @@ public:
     virtual int height() const = 0;
     // EXIF tag 0x0112 from 1 to 8; 1 where there is none, or none that makes sense.
     virtual int orientation() = 0;
+    // Let the picture be 1/2, 1/4 or 1/8 of its size, rounded up, if a box of this size fits into
+    // its own twice, four or eight times. To be called before `decode`; most formats cannot.
+    virtual void reduce(int, int) {}
     // Every row once, or Error: what is missing is never filled up. To be called once.
     virtual void decode(const RowSink& sink) = 0;
 };

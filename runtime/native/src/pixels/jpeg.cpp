@@ -122,16 +122,21 @@ class Jpeg final : public Decoder {
 public:
     explicit Jpeg(Bytes file) { check(read_header(library_, file)); }
 
-    int width() const override { return static_cast<int>(library_.info.image_width); }
-    int height() const override { return static_cast<int>(library_.info.image_height); }
+    int width() const override { return reduced(library_.info.image_width); }
+    int height() const override { return reduced(library_.info.image_height); }
+    void reduce(int width, int height) override;
     int orientation() override;
     void decode(const RowSink& sink) override;
 
 private:
+    int reduced(JDIMENSION side) const {
+        return (static_cast<int>(side) + times_ - 1) / times_;
+    }
     void check(Outcome outcome) const;
     void give(const RowSink& sink, int y, const std::uint8_t* samples);
 
     Library library_;
+    int times_ = 1;  // smaller than the file says
     std::vector<std::uint8_t> rgb_;
 };
 
@@ -162,6 +167,14 @@ int Jpeg::orientation() {
         }
     }
     return upright_orientation(exif, xmp);
+}
+
+void Jpeg::reduce(int width, int height) {
+    const int times = std::min(reduced(library_.info.image_width) / width,
+                               reduced(library_.info.image_height) / height);
+    library_.info.scale_num = 1;
+    times_ = times >= 8 ? 8 : times >= 4 ? 4 : times >= 2 ? 2 : 1;
+    library_.info.scale_denom = static_cast<unsigned>(times_);
 }
 
 void Jpeg::decode(const RowSink& sink) {

@@ -84,6 +84,11 @@ void decode_and_fit(pixels::Bytes file, const Preprocess& spec, std::span<std::u
     const std::unique_ptr<pixels::Decoder> decoder = open_decoder(file);
     pixels::check_size(decoder->width(), decoder->height(), spec.max_pixels);
     const int orientation = decoder->orientation();
+    if (spec.jpeg == "reduced") {
+        const bool on_its_side = orientation >= 5;
+        decoder->reduce(on_its_side ? spec.height : spec.width,
+                        on_its_side ? spec.width : spec.height);
+    }
     if (orientation == 1) {
         pixels::Resizer resizer(decoder->width(), decoder->height(), spec);
         decoder->decode([&](int y, const std::uint8_t* rgb) { resizer.put(y, rgb); });
