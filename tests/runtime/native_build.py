@@ -39,11 +39,11 @@ def build(folder: Path, options: Iterable[str], targets: Iterable[str] = ("all",
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:  # several workers, one build
         fcntl.flock(lock, fcntl.LOCK_EX)
-        configure = ["cmake", "-S", SOURCE, "-B", folder, *options]
+        configure: list[str | Path] = ["cmake", "-S", SOURCE, "-B", folder, *options]
         done = subprocess.run(configure, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"libcascade is not built: {done.stderr[-300:]}; make native")
-        command = ["cmake", "--build", folder, "-j2", "--target", *targets]
+        command: list[str | Path] = ["cmake", "--build", folder, "-j2", "--target", *targets]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:  # a fault of the source, where all that it needs is there
             pytest.fail(done.stdout[-3000:])
