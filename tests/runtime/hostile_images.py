@@ -1,6 +1,6 @@
 """Files that a service is sent and cannot answer, or that are made to bring it down.
 
-In: a folder, a count, a seed. Out: that many paths, of every kind in turn: cut, flipped, mislabelled
+In: a folder, a count, a seed. Out: that many paths, of every kind in turn: cut, flipped, misnamed
 or empty, giants and bombs, odd modes, and names behind which there is no file. A few can be read
 after all (a flipped bit that only changes a pixel): whoever uses them asks the Python runtime,
 which reads more formats than libcascade (`only_python_reads`) and has no limit on `endless_scans`.
