@@ -1,12 +1,12 @@
 """libcascade beside the Python runtime on images of every kind: same decisions, same pixels?
 
-In: a bundle and a number of images (mixed_images.py). Out: for each CPU target the images on which
-the two differ in decision, stage, reason or set, and the largest difference of p and score: from
-the files themselves at the bundle's own decision, and from each runtime's own pixels at every
-policy, with thresholds in the middle of what these images score. Also how many images' pixels
-differ, and by how many levels. Status 1 where a decision differs, an image is readable to one
-runtime only, or a pixel is off by more than 1. `--only-own` leaves the other policies out, for
-bundles that were certified with them.
+In: a bundle and a number of images (mixed_images.py). Out: how many images' pixels differ, and by
+how many levels; and for each CPU target the images on which the two differ in decision, stage,
+reason or set, and the largest difference of p and score. The first target is given the images as
+they came; then every target is given each runtime's own pixels, at the bundle's own decision and at
+every policy with thresholds in the middle of what these images score. Status 1 where a decision
+differs, an image is readable to one runtime only, or a pixel is off by more than 1. `--only-own`
+leaves the other policies out, for bundles that were certified with them.
 
     cmake -S runtime/native -B build/native -DCASCADE_TESTS=ON && cmake --build build/native
     python benchmarks/studies/native_identity.py BUNDLE --images 10000
@@ -19,7 +19,7 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -105,6 +105,14 @@ class PixelTally:
         self.images_off += levels > 0
         self.max_levels = max(self.max_levels, levels)
         return True
+
+    def line(self) -> str:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in self.by_kind.items())
+        return (
+            f"pixels: {self.images} images ({kinds}); {self.images_off} differ, at most by "
+            f"{self.max_levels} of 255; {self.unreadable} unreadable to both, "
+            f"{self.one_sided} to one"
+        )
 
 
 class Pixels:
@@ -222,22 +230,13 @@ def main(
     """Compare the two runtimes, target by target and policy by policy."""
     with tempfile.TemporaryDirectory() as scratch:
         study = Study(bundle, asked, batch_size, threads, Path(scratch))
+        study.say = (lambda line: None) if as_json else click.echo
         study.from_files(count, seed, probe)
-        if not only_own:
-            study.from_pixels()
+        study.from_pixels(only_own)
     pixels = study.levels
     if as_json:
         rows = [tally.row() for tally in study.tallies]
         click.echo(json.dumps({"pixels": asdict(pixels), "decisions": rows}))
-    else:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in pixels.by_kind.items())
-        click.echo(
-            f"pixels: {pixels.images} images ({kinds}); {pixels.images_off} differ, at most by "
-            f"{pixels.max_levels} of 255; {pixels.unreadable} unreadable to both, "
-            f"{pixels.one_sided} to one"
-        )
-        for tally in study.tallies:
-            click.echo(tally.line())
     wrong = [line for tally in study.tallies for line in tally.first]
     if wrong or pixels.one_sided or pixels.max_levels > 1:
         raise click.ClickException("\n".join(["the runtimes differ", *wrong]))
@@ -257,25 +256,27 @@ class Study:
             if target.backend in NATIVE and target.device == "cpu"
         }
         self.targets = [name for name in self.manifest.targets if name in (set(asked) or runs)]
+        self.say: Callable[[str], None] = click.echo
         self.levels = PixelTally()
         self.tallies: list[Tally] = []
         self.python: list[np.ndarray] = []  # the pixels of each image that both could read
         self.native: list[np.ndarray] = []
 
     def from_files(self, count: int, seed: int, probe: Path) -> None:
-        """Every image as it came, to both runtimes, at the bundle's own decision."""
-        pairs = [both(self.path, target, self.threads) for target in self.targets]
-        self.tallies += [
-            Tally(name, f"{self.manifest.decision[name].policy}, its own") for name in self.targets
-        ]
+        """Every image as it came, to both runtimes, on the first target."""
+        name = self.targets[0]
+        python, native = both(self.path, name, self.threads)
+        tally = Tally(name, f"{self.manifest.decision[name].policy}, from files")
+        self.tallies.append(tally)
         read = Pixels(probe, self.manifest.preprocess, self.scratch)
         images = mixed_images(count, seed)
         while block := list(islice(images, BLOCK)):
             self.compare_pixels(block, read)
             data: list[ImageLike] = [image.data for image in block]
-            for tally, (python, native) in zip(self.tallies, pairs, strict=True):
-                self.compare(tally, (python, data), (native, data))
+            self.compare(tally, (python, data), (native, data))
         read.close()
+        self.say(self.levels.line())
+        self.say(tally.line())
 
     def compare_pixels(self, block: Sequence[Mixed], read: Pixels) -> None:
         for image in block:
@@ -285,8 +286,12 @@ class Study:
                 self.python.append(python)
                 self.native.append(native)
 
-    def from_pixels(self) -> None:
-        """Each runtime's own pixels, at every policy with thresholds in their middle."""
+    def from_pixels(self, only_own: bool) -> None:
+        """Each runtime's own pixels, on every target."""
+        own = {name: f"{self.manifest.decision[name].policy}, its own" for name in self.targets}
+        self.compare_targets(self.path, own)
+        if only_own:
+            return
         some = np.stack(self.python[:BLOCK])
         decisions: dict[str, dict[str, Decision]] = {}
         for name in self.targets:
@@ -297,10 +302,15 @@ class Study:
         for policy, by_target in decisions.items():
             folder = self.scratch / f"{policy}.cascade"
             path = rewritten(self.path, self.manifest, by_target, folder)
-            for name in self.targets:
-                python, native = both(path, name, self.threads)
-                self.tallies.append(Tally(name, policy))
-                self.compare(self.tallies[-1], (python, self.python), (native, self.native))
+            self.compare_targets(path, dict.fromkeys(self.targets, policy))
+
+    def compare_targets(self, path: Path, policies: dict[str, str]) -> None:
+        for name, policy in policies.items():
+            python, native = both(path, name, self.threads)
+            tally = Tally(name, policy)
+            self.tallies.append(tally)
+            self.compare(tally, (python, self.python), (native, self.native))
+            self.say(tally.line())
 
     def compare(
         self,

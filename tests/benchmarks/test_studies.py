@@ -62,7 +62,8 @@ def test_native_identity_compares_every_policy_and_finds_no_difference(template:
     pixels, rows = found["pixels"], found["decisions"]
     assert (pixels["images"], pixels["images_off"], pixels["one_sided"]) == (150, 0, 0)
     assert len(pixels["by_kind"]) == 5
-    assert {(row["target"], row["policy"]) for row in rows} == {
+    assert rows[0]["policy"] == "certified, from files"
+    assert {(row["target"], row["policy"]) for row in rows[1:]} == {
         (target, policy)
         for target in template.manifest.targets
         for policy in (*POLICIES, "certified, its own")
