@@ -104,7 +104,10 @@ def printable(name: str) -> str:
 
 
 def _read(path: str | os.PathLike[str], max_pixels: int, label: str) -> bytes:
-    """A regular file's bytes; its kind is looked at first, since opening a pipe waits for ever."""
+    """A regular file's bytes; its kind is looked at first, since opening a device may do anything.
+
+    No more than the size it was seen to have: files of /proc say 0 and never end.
+    """
     limit = max_pixels * _BYTES_PER_PIXEL + _METADATA_BYTES
     try:
         status = Path(path).stat()
@@ -117,11 +120,17 @@ def _read(path: str | os.PathLike[str], max_pixels: int, label: str) -> bytes:
                 f"{label}: {status.st_size} bytes is more than a picture of {max_pixels} pixels "
                 "can have; is it an image?"
             )
-        return Path(path).read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            return file.read(status.st_size) or b""
     except OSError as error:
         raise ImageError(f"{label}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"{label}: is no usable file name ({error})") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for a writer, should the file have become a pipe since it was looked at."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _decode(data: bytes, max_pixels: int, label: str, least: tuple[int, int] | None) -> Image.Image:

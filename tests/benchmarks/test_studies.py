@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cascade_runtime.manifest import POLICIES
+
+from ..runtime.conftest import Sample
+from ..runtime.native_build import native_folder
+
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 
 
@@ -46,6 +51,37 @@ def test_page_of_training_studies_has_a_row_for_every_arm(tmp_path: Path) -> Non
     page = (tmp_path / "page.md").read_text()
     assert "| full | accuracy, last exit, % | 95.50 |  |  |  |" in page
     assert "| LoRA | accuracy, last exit, % | 94.75 | -0.75 (-2.00 to +0.50) | full |  |" in page
+
+
+def test_native_identity_compares_every_policy_and_finds_no_difference(template: Sample) -> None:
+    probe = native_folder() / "pixels_probe"
+    if not probe.exists():
+        pytest.skip("pixels_probe is not built: needs GoogleTest's development files")
+    given = ("--images", 150, "--probe", probe, "--json")
+    found = json.loads(study("native_identity.py", template.path, *given))
+    pixels, rows = found["pixels"], found["decisions"]
+    assert (pixels["images"], pixels["images_off"], pixels["one_sided"]) == (150, 0, 0)
+    assert len(pixels["by_kind"]) == 5
+    assert rows[0]["policy"] == "certified, from files"
+    assert {(row["target"], row["policy"]) for row in rows[1:]} == {
+        (target, policy)
+        for target in template.manifest.targets
+        for policy in (*POLICIES, "certified, its own")
+    }
+    assert all((row["images"], row["differ"]) == (150, 0) for row in rows)
+    assert all(row["verdicts"] >= 3 for row in rows), "the images must differ"
+
+
+def test_native_identity_counts_what_differs() -> None:
+    """Its own count, on two results that are not the same."""
+    code = (
+        "from native_identity import Tally; from cascade_runtime.cascade import Result;"
+        "one = Result('a', 'x', 0, ('x',), 0.25, 0.5, 0, 'acted');"
+        "other = Result('a', None, -1, ('x',), 0.25, 0.5, 1, 'below threshold');"
+        "tally = Tally('t', 'p'); tally.add([one, one], [one, other]);"
+        "assert (tally.images, tally.differ, len(tally.first)) == (2, 1, 1)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=STUDIES, check=True)
 
 
 @pytest.mark.parametrize(

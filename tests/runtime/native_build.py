@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,16 +30,21 @@ def native_folder() -> Path:
     for tool in ("cmake", "cc", "c++", "pkg-config"):
         if shutil.which(tool) is None:
             pytest.skip(f"libcascade is not built: no {tool}; make native")
-    folder = ROOT / "build" / "native"
+    options = ("-DCASCADE_TESTS=ON", "-DCASCADE_EXAMPLES=ON")
+    return build(ROOT / "build" / "native", options)
+
+
+def build(folder: Path, options: Iterable[str], targets: Iterable[str] = ("all",)) -> Path:
+    """`folder`, where libcascade is then built with these options of cmake."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:  # several workers, one build
         fcntl.flock(lock, fcntl.LOCK_EX)
-        configure = ["cmake", "-S", SOURCE, "-B", folder]
-        options = ["-DCASCADE_TESTS=ON", "-DCASCADE_EXAMPLES=ON"]
-        done = subprocess.run([*configure, *options], capture_output=True, text=True)
+        configure: list[str | Path] = ["cmake", "-S", SOURCE, "-B", folder, *options]
+        done = subprocess.run(configure, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"libcascade is not built: {done.stderr[-300:]}; make native")
-        done = subprocess.run(["cmake", "--build", folder, "-j2"], capture_output=True, text=True)
+        command: list[str | Path] = ["cmake", "--build", folder, "-j2", "--target", *targets]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:  # a fault of the source, where all that it needs is there
             pytest.fail(done.stdout[-3000:])
     return folder

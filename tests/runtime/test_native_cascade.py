@@ -309,6 +309,21 @@ def test_self_test_passes_and_refuses_a_bundle_that_answers_otherwise(sample: Sa
     assert kind is BundleError and "do not decide as recorded" in message
 
 
+def test_golden_file_of_many_stages_and_no_images_takes_no_memory(sample: Sample) -> None:
+    """Its shape costs no byte of the file: it is refused before anything is made of it."""
+    path = sample.path / bundle.GOLDEN
+    tensors = dict(read_safetensors(path.read_bytes(), bundle.GOLDEN))
+    tensors = {name: value[:0] for name, value in tensors.items() if name.startswith("images")}
+    stages = 1 << 40
+    tensors[f"{ONNX}/logits"] = np.empty((stages, 0, 2), np.float32)
+    tensors[f"{ONNX}/gate"] = np.empty((stages, 0), np.float32)
+    tensors[f"{ONNX}/label"] = tensors[f"{ONNX}/stage"] = np.empty(0, np.int8)
+    save_file(tensors, path)
+    bundle.seal(sample.path)
+    kind, message = refusal(sample.path, ONNX, self_test=True)
+    assert kind is BundleError and f"has {stages} stages, the decision 2" in message
+
+
 def test_infeasible_target_opens_and_defers_everything(sample: Sample) -> None:
     decision = make_decision((None, None))
     made = sample.manifest

@@ -64,6 +64,25 @@ def test_a_device_is_refused_without_reading_it() -> None:
         load_image("/dev/zero", SPEC)
 
 
+def test_a_file_without_a_size_of_its_own_is_not_read_to_its_end() -> None:
+    """Those of /proc say 0 bytes; some have more than memory, some wait for ever."""
+    with pytest.raises(ImageError, match="/proc/self/maps: the file is empty"):
+        load_image("/proc/self/maps", SPEC)
+
+
+def test_a_pipe_put_in_place_of_a_file_after_a_look_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(photo(), "PNG"))
+    seen = path.stat()
+    path.unlink()
+    os.mkfifo(path)
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: seen)
+    with pytest.raises(ImageError, match="empty"):
+        load_image(path, SPEC)
+
+
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(2**40)  # takes no room on the disk

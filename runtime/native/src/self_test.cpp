@@ -48,13 +48,17 @@ bool same(const Verdict& verdict, const GoldenTarget& recorded, std::size_t imag
     return verdict.label == recorded.label[image] && verdict.stage == recorded.stage[image];
 }
 
+// Before memory is taken for them: of no images, a small file may claim any number of stages.
+void check_stages(const GoldenTarget& recorded, const Decision& decision,
+                  const std::string& target) {
+    if (recorded.stages == decision.exits.size()) return;
+    refuse(file + ": " + in_quotes(target) + " has " + std::to_string(recorded.stages) +
+           " stages, the decision " + std::to_string(decision.exits.size()) + again);
+}
+
 // The recorded outputs decide as recorded, to the bit; that needs no engine.
 void check_recorded(const Exits& exits, const GoldenTarget& recorded, const Decision& decision,
                     std::size_t images, const std::string& target) {
-    if (exits.size() != decision.exits.size()) {
-        refuse(file + ": " + in_quotes(target) + " has " + std::to_string(exits.size()) +
-               " stages, the decision " + std::to_string(decision.exits.size()) + again);
-    }
     for (std::size_t image = 0; image < images; ++image) {
         std::vector<ExitOutputs> outputs;
         for (const auto& stage : exits) outputs.push_back(stage[image]);
@@ -127,6 +131,7 @@ std::size_t self_test(const Stages& stages, const Manifest& manifest, const std:
     if (recorded == golden.targets.end()) {
         refuse(file + ": holds no vectors of " + in_quotes(target) + again);
     }
+    check_stages(recorded->second, decision, target);
     const Exits then = recorded_exits(recorded->second, golden.count);
     check_recorded(then, recorded->second, decision, golden.count, target);
 

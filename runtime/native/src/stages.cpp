@@ -69,6 +69,7 @@ public:
     // `rows`: those of this run that go on; `single`: the stage has no other run.
     void add(Outputs& outputs, const std::vector<std::size_t>& rows, bool single) {
         if (rows.empty()) return;
+        check_rows(outputs.tokens.shape);
         shape_ = outputs.tokens.shape;
         if (single && rows.size() == static_cast<std::size_t>(shape_.front())) {
             data_ = outputs.tokens.data;
@@ -91,6 +92,17 @@ public:
     }
 
 private:
+    // An image's tokens are as many as those before: the next stage takes them as one block.
+    void check_rows(const std::vector<std::int64_t>& shape) const {
+        if (shape_.empty() ||
+            std::equal(shape_.begin() + 1, shape_.end(), shape.begin() + 1, shape.end())) {
+            return;
+        }
+        throw Error(Status::bundle, "output 'tokens' is " + described({nullptr, shape, true}) +
+                                        " and was " + described({nullptr, shape_, true}) +
+                                        ": its shape changes with the batch" + again);
+    }
+
     std::vector<std::int64_t> shape_;
     const float* data_ = nullptr;
     std::shared_ptr<void> owner_;

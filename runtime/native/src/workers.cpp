@@ -30,10 +30,17 @@ struct Workers::Task {
 
 Workers::Workers(unsigned threads) {
     const unsigned wanted = threads != 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
-    for (unsigned i = 1; i < wanted; ++i) threads_.emplace_back([this] { loop(); });
+    try {
+        for (unsigned i = 1; i < wanted; ++i) threads_.emplace_back([this] { loop(); });
+    } catch (...) {
+        end();  // a thread that nobody joins would end the process
+        throw;
+    }
 }
 
-Workers::~Workers() {
+Workers::~Workers() { end(); }
+
+void Workers::end() {
     {
         const std::lock_guard guard(lock_);
         ending_ = true;

@@ -14,7 +14,8 @@ namespace cascade {
 
 class Workers {
 public:
-    // `threads` counts the caller's own; 0: every core.
+    // `threads` counts the caller's own; 0: every core. Throws std::system_error where the machine
+    // has none left to give.
     explicit Workers(unsigned threads);
     Workers(const Workers&) = delete;
     Workers& operator=(const Workers&) = delete;
@@ -26,6 +27,7 @@ public:
 private:
     struct Task;
     void loop();
+    void end();
 
     std::mutex lock_;
     std::condition_variable wake_;

@@ -21,7 +21,8 @@ public:
         seen_.push_back(batch.size());
         auto memory = std::make_shared<std::vector<float>>();
         const std::size_t size = batch.size();
-        memory->resize(5 * size);
+        const std::size_t width = size == 1 ? lone_tokens : 2;  // of an image's tokens
+        memory->resize((3 + width) * size);
         float* logits = memory->data();
         float* gate = logits + 2 * size;
         float* tokens = gate + size;
@@ -29,15 +30,15 @@ public:
             const float v = value(batch, row);
             logits[2 * row + 1] = v;
             gate[row] = v - 100;
-            tokens[2 * row] = v;
-            tokens[2 * row + 1] = v + 1;
+            tokens[width * row] = v;
+            tokens[width * row + 1] = v + 1;
         }
         const auto b = static_cast<std::int64_t>(size);
-        return {{logits, {b, logits_width}, true}, {gate, {b}, true}, {tokens, {b, 1, 2}, true},
-                memory};
+        return {{logits, {b, logits_width}, true}, {gate, {b}, true}, {tokens, {b, 1, static_cast<std::int64_t>(width)}, true}, memory};
     }
 
     std::int64_t logits_width = 2;
+    std::size_t lone_tokens = 2;  // of an image that runs alone
 
 private:
     static float value(const Batch& batch, std::size_t row) {
@@ -49,12 +50,14 @@ private:
 };
 
 struct Cascade {
-    explicit Cascade(std::vector<bool> takes_pixels, std::int64_t logits_width = 2)
+    explicit Cascade(std::vector<bool> takes_pixels, std::int64_t logits_width = 2,
+                     std::size_t lone_tokens = 2)
         : seen(takes_pixels.size()) {
         std::vector<std::unique_ptr<Engine>> engines;
         for (auto& sizes : seen) {
             auto engine = std::make_unique<Fake>(sizes);
             engine->logits_width = logits_width;
+            engine->lone_tokens = lone_tokens;
             engines.push_back(std::move(engine));
         }
         stages.emplace(std::move(engines), takes_pixels);
@@ -136,6 +139,20 @@ TEST(Stages, a_wrong_engine_does_not_pass_for_a_right_answer) {
         EXPECT_STREQ(error.what(),
                      "stage 0: output 'logits' is float32 (1,3), expected float32 (1,2); rebuild "
                      "the bundle with cascade-compile bundle");
+    }
+}
+
+// Two runs of one stage, 8 images and 1: their rows would be taken for equally long ones.
+TEST(Stages, tokens_whose_shape_changes_with_the_batch_are_refused) {
+    const Cascade cascade({true, false}, 2, 64);
+    try {
+        forward(cascade, std::vector<int>(9, 110));
+        FAIL();
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status, Status::bundle);
+        EXPECT_STREQ(error.what(),
+                     "output 'tokens' is float32 (1,1,64) and was float32 (8,1,2): its shape changes "
+                     "with the batch; rebuild the bundle with cascade-compile bundle");
     }
 }
 

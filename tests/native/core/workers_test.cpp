@@ -3,8 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+
 #include <atomic>
 #include <cmath>
+#include <fstream>
+#include <system_error>
 
 #include "metrics.h"
 
@@ -34,6 +38,28 @@ TEST(Workers, several_callers_share_them) {
     }
     for (std::thread& caller : callers) caller.join();
     EXPECT_EQ(total, 4u * 200u * 7u);
+}
+
+// Address space for a few stacks and no more, in a process of its own.
+[[noreturn]] void ask_for_more_threads_than_there_are() {
+    std::size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlim_t limit = pages * 4096 + (rlim_t{64} << 20);
+    const rlimit both{limit, limit};
+    setrlimit(RLIMIT_AS, &both);
+    try {
+        Workers workers(1000);
+    } catch (const std::system_error&) {
+        std::_Exit(0);
+    }
+    std::_Exit(1);
+}
+
+TEST(Workers, a_thread_that_cannot_be_started_is_an_error_and_not_the_end_of_the_process) {
+#if defined(CASCADE_SANITIZED)
+    GTEST_SKIP() << "a sanitizer needs more address space than is left here";
+#endif
+    EXPECT_EXIT(ask_for_more_threads_than_there_are(), testing::ExitedWithCode(0), "");
 }
 
 TEST(Histogram, a_duration_lies_below_its_bound_and_above_the_one_before) {

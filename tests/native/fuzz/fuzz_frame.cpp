@@ -1,33 +1,43 @@
-// Raw frames whose sizes and strides may be anything. In: 20 bytes of description, then the planes.
-// Out: pixels or an Error, and no byte read that is not in the planes.
+// Raw frames whose sizes and strides may be anything, as cascade.h's structure. In: 28 bytes of
+// description, then the planes. Out: pixels or an Error, and no byte read that is not in the planes:
+// each lies in memory of exactly its size.
 
 #include <cstring>
+#include <vector>
 
-#include "decode.h"
+#include "images.h"
+#include "pixels/pixels.h"
+#include "try_to.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    std::uint32_t words[5];
+    using namespace cascade;
+    std::uint32_t words[7];
     if (size < sizeof words) {
         return 0;
     }
     std::memcpy(words, data, sizeof words);
-    const auto bytes = std::as_bytes(std::span(data, size)).subspan(sizeof words);
-    cascade::Frame frame;
-    frame.format = static_cast<cascade::FrameFormat>(words[0] % 7);  // the last is none
-    frame.width = static_cast<int>(words[1]);
-    frame.height = static_cast<int>(words[2]);
-    frame.strides = {words[3], words[4]};
-    const std::size_t first = words[0] % (bytes.size() + 1);
-    frame.planes = {bytes.first(first), bytes.subspan(first)};
-    cascade::Preprocess spec;
+    const auto planes = std::span(data, size).subspan(sizeof words);
+    const std::size_t first = words[5] % (planes.size() + 1);
+    const std::vector<std::uint8_t> one(planes.begin(), planes.begin() + first);
+    const std::vector<std::uint8_t> two(planes.begin() + first, planes.end());
+
+    cascade_image image = cascade_frame(static_cast<cascade_format>(words[0] % 7), words[1],
+                                        words[2], one.data(), one.size());  // format 6 is none
+    image.stride = words[3];
+    if (words[6] & 2) {
+        image.stride |= std::size_t{words[6]} << 32;
+    }
+    if (words[6] & 1) {
+        image.chroma = two.data();
+        image.chroma_size = two.size();
+        image.chroma_stride = words[4];
+    }
+    Preprocess spec;
     spec.height = spec.width = 8;
-    spec.resize = "bilinear";
-    spec.crop = "none";
+    spec.resize = words[6] & 4 ? "bicubic" : "bilinear";
+    spec.crop = words[6] & 8 ? "center" : "none";
     spec.max_pixels = 1 << 16;
     std::uint8_t out[3 * 8 * 8];
-    try {
-        cascade::load_frame(frame, spec, out);
-    } catch (const cascade::Error&) {
-    }
+    try_to([&] { load_frame(std::get<Frame>(images_of(&image, 1).front()), spec, out); });
     return 0;
 }

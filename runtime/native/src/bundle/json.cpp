@@ -64,7 +64,7 @@ public:
         return close();
     }
     bool key(std::string& value) override {
-        std::get<Object>(levels_.back().content).emplace_back().first = std::move(value);
+        std::get<Object>(levels_.back().content).emplace_back().key = std::move(value);
         return true;
     }
 
@@ -118,7 +118,7 @@ private:
         } else if (auto* array = std::get_if<Array>(&levels_.back().content)) {
             array->push_back(std::move(value));
         } else {
-            std::get<Object>(levels_.back().content).back().second = std::move(value);
+            std::get<Object>(levels_.back().content).back().value = std::move(value);
         }
         return true;
     }

@@ -9,7 +9,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -19,12 +18,18 @@ inline constexpr std::size_t max_depth = 32;  // of objects and arrays
 inline constexpr std::int64_t max_integer = std::int64_t{1} << 53;
 
 struct Value;
+struct Member;
 using Array = std::vector<Value>;
-using Object = std::vector<std::pair<std::string, Value>>;  // as in the file, no key twice
+using Object = std::vector<Member>;  // as in the file, no key twice
 
 // A number without fraction and exponent is an integer, any other a double.
 struct Value {
     std::variant<std::monostate, bool, std::int64_t, double, std::string, Array, Object> content;
+};
+
+struct Member {
+    std::string key;
+    Value value;
 };
 
 // The value of a key, or nullptr.

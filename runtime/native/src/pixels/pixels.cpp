@@ -28,7 +28,9 @@ constexpr std::int64_t metadata_bytes = std::int64_t{64} << 20;
 
 class File {
 public:
-    explicit File(const std::string& path) : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    // Without waiting for a writer, should it have become a pipe since it was looked at.
+    explicit File(const std::string& path)
+        : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
         if (handle_ < 0) {
             refuse();
         }
@@ -111,7 +113,7 @@ std::vector<std::byte> read_image_file(const std::string& path, std::int64_t max
     if (path.find('\0') != path.npos) {
         throw Error(Status::image, "is no usable file name (it contains a zero byte)");
     }
-    // Its kind is looked at before it is opened: opening a pipe waits for ever.
+    // Its kind is looked at before it is opened: opening a device may do anything.
     if (::stat(path.c_str(), &status) != 0) {
         File::refuse();
     }
