@@ -137,7 +137,7 @@ class Pixels:
         if isinstance(data, np.ndarray):
             kind = FRAMES[1 if data.ndim == 2 else data.shape[2]]
             words = ["frame", self.file, kind, data.shape[1], data.shape[0], data[0].nbytes, 0]
-        words += [spec.height, spec.width, spec.resize, spec.crop, spec.max_pixels]
+        words += [spec.height, spec.width, spec.resize, spec.crop, spec.max_pixels, spec.jpeg]
         self.file.write_bytes(data if isinstance(data, bytes) else data.tobytes())
         to.write("\t".join(map(str, words)).encode() + b"\n")
         to.flush()

@@ -282,7 +282,7 @@ def test_chunks_that_are_too_short_too_long_or_unknown(native: Probe) -> None:
         ("WEBP", {}),
         ("WEBP", {"lossless": True}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "plain",
 )
 def test_a_file_cut_anywhere_is_judged_alike(
     native: Probe, format_: str, options: dict[str, object]

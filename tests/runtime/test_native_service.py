@@ -186,7 +186,7 @@ def test_pipe_put_in_place_of_an_image_is_not_waited_for(tmp_path: Path) -> None
             other.write_bytes(b"no image")
             other.replace(image)
 
-    asked = f"image\t{image}\t8\t8\tbilinear\tnone\t1000\n" * 40_000
+    asked = f"image\t{image}\t8\t8\tbilinear\tnone\t1000\tfull\n" * 40_000
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
