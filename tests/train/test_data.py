@@ -65,13 +65,13 @@ def test_images_are_decoded_once(
     from cascade_calib import labelled
 
     seen: list[str] = []
-    decode = labelled.decode_rgb
+    decode = labelled.decode_for
 
-    def counted(image: str, *, max_pixels: int, name: str | None = None) -> Image.Image:
+    def counted(image: str, spec: Preprocess, name: str | None = None) -> Image.Image:
         seen.append(image)
-        return decode(image, max_pixels=max_pixels, name=name)
+        return decode(image, spec, name)
 
-    monkeypatch.setattr(labelled, "decode_rgb", counted)
+    monkeypatch.setattr(labelled, "decode_for", counted)
     prepare(str(vehicles(10)), tmp_path / "run", SPEC)
     assert len(seen) == len(set(seen)) == 20
 

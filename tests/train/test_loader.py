@@ -79,13 +79,13 @@ def own_split(tmp_path: Path) -> Path:
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that are decoded into memory or a cache from now on."""
     seen: list[str] = []
-    real = labelled.decode_rgb
+    real = labelled.decode_for
 
-    def counted(image: str, *, max_pixels: int, name: str | None = None) -> Image.Image:
+    def counted(image: str, spec: Preprocess, name: str | None = None) -> Image.Image:
         seen.append(image)
-        return real(image, max_pixels=max_pixels, name=name)
+        return real(image, spec, name)
 
-    monkeypatch.setattr(labelled, "decode_rgb", counted)
+    monkeypatch.setattr(labelled, "decode_for", counted)
     return seen
 
 
