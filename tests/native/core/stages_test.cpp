@@ -34,7 +34,9 @@ public:
             tokens[width * row + 1] = v + 1;
         }
         const auto b = static_cast<std::int64_t>(size);
-        return {{logits, {b, logits_width}, true}, {gate, {b}, true}, {tokens, {b, 1, static_cast<std::int64_t>(width)}, true}, memory};
+        const auto w = static_cast<std::int64_t>(width);
+        return {{logits, {b, logits_width}, true}, {gate, {b}, true}, {tokens, {b, 1, w}, true},
+                memory};
     }
 
     std::int64_t logits_width = 2;
@@ -151,8 +153,8 @@ TEST(Stages, tokens_whose_shape_changes_with_the_batch_are_refused) {
     } catch (const Error& error) {
         EXPECT_EQ(error.status, Status::bundle);
         EXPECT_STREQ(error.what(),
-                     "output 'tokens' is float32 (1,1,64) and was float32 (8,1,2): its shape changes "
-                     "with the batch; rebuild the bundle with cascade-compile bundle");
+                     "output 'tokens' is float32 (1,1,64) and was float32 (8,1,2): its shape "
+                     "changes with the batch; rebuild the bundle with cascade-compile bundle");
     }
 }
 

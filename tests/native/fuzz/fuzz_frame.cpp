@@ -1,6 +1,6 @@
-// Raw frames whose sizes and strides may be anything, as cascade.h's structure. In: 28 bytes of
-// description, then the planes. Out: pixels or an Error, and no byte read that is not in the planes:
-// each lies in memory of exactly its size.
+// Raw frames whose sizes and strides may be anything, as cascade.h's structure. In: 28 bytes
+// of description, then the planes. Out: pixels or an Error, and no byte read that is not in the
+// planes: each lies in memory of exactly its size.
 
 #include <cstring>
 #include <vector>

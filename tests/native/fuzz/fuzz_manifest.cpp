@@ -1,5 +1,5 @@
-// manifest.json of any bytes: strict JSON, then types, limits, and each certificate's binding. In: a
-// file whose hash matches, which is all that a forger needs. Out: a Manifest or an Error.
+// manifest.json of any bytes: strict JSON, then types, limits, and each certificate's binding. In:
+// a file whose hash matches, which is all that a forger needs. Out: a Manifest or an Error.
 
 #include "bundle/certificate.h"
 #include "bundle/manifest.h"

@@ -4,13 +4,13 @@
  *     stress share BUNDLE TARGET ENGINE_THREADS THREADS SECONDS IMAGE...
  *     stress cycle BUNDLE TARGET ENGINE_THREADS TIMES IMAGE...
  *
- * share: THREADS threads have one session for SECONDS. Each mixes calls at random: batches of files,
- * encoded images and frames, good and bad; submissions; counters; calls that are wrong. Whatever is
+ * share: THREADS threads have one session for SECONDS. Each mixes calls at random: batches of
+ * files, encoded images and frames, good and bad; submissions; counters; calls that are wrong. Whatever is
  * asked, an image must get the answer that it got alone, before the threads began, and the counters
  * must come out even. cycle: open, classify, submit, close, TIMES times.
  *
- * Exit status: 0 all is right, 1 an answer is not, 2 it could not begin. The threads share no lock and
- * no ordered atomic of this program, which would hide a race of the library's from a sanitizer.
+ * Exit status: 0 all is right, 1 an answer is not, 2 it could not begin. The threads share no
+ * lock and no ordered atomic of this program, which would hide a race of the library's from a sanitizer.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <cascade/cascade.h>
@@ -81,7 +81,7 @@ static void cannot(const char *what, const char *why)
     exit(2);
 }
 
-/* ---------------------------------------------------------------------------------------- images */
+/* --------------------------------------------------------------------------------------- images */
 
 static void add_case(cascade_image image)
 {
@@ -151,7 +151,7 @@ static void add_cases(int count, char **paths)
     add_case(cascade_file("/nowhere/at/all.jpg"));
 }
 
-/* --------------------------------------------------------------------------------------- answers */
+/* -------------------------------------------------------------------------------------- answers */
 
 static int near(double a, double b)
 {
@@ -248,7 +248,7 @@ static void *work(void *user)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------- the modes */
+/* ------------------------------------------------------------------------------------ the modes */
 
 static void open_session(char **arguments)
 {
