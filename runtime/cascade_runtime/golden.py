@@ -20,6 +20,7 @@ from cascade_runtime.decision import ExitOutputs, decide, score_logit
 from cascade_runtime.decision import margin as class_margin
 from cascade_runtime.errors import BundleError, TargetError
 from cascade_runtime.manifest import Decision, Preprocess
+from cascade_runtime.manifest_limits import MAX_STAGES
 from cascade_runtime.stages import Stages
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -87,6 +88,9 @@ def load_golden(data: bytes, preprocess: Preprocess | None = None) -> Golden:
         if kind != "logits":
             continue
         logits = _tensor(tensors, name, np.float32, (None, count, 2))
+        if len(logits) > MAX_STAGES:  # of no images, a small file may claim any number
+            found = f"{name!r} has {len(logits)} stages"
+            raise BundleError(f"{GOLDEN}: {found}, more than {MAX_STAGES}")
         gate = _tensor(tensors, f"{target}/gate", np.float32, (len(logits), count))
         golden.exits[target] = [ExitOutputs(*pair) for pair in zip(logits, gate, strict=True)]
         golden.label[target] = _tensor(tensors, f"{target}/label", np.int8, (count,))

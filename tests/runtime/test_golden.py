@@ -19,7 +19,7 @@ from cascade_runtime.golden import TOLERANCES, load_golden, read_safetensors, se
 from cascade_runtime.manifest import Decision
 from cascade_runtime.stages import Stages, load_stages
 
-from .conftest import ONNX, OPENVINO, Sample
+from .conftest import ONNX, OPENVINO, SIDE, Sample
 
 
 def tensors_of(sample: Sample) -> dict[str, np.ndarray]:
@@ -100,6 +100,20 @@ def test_missing_or_misshapen_tensor_is_refused_by_name(template: Sample, name: 
         load_golden(save(tensors))
     with pytest.raises(BundleError, match=f"'{name}' is "):
         load_golden(save({**tensors, name: value[..., :-1].copy()}))
+
+
+def test_file_that_claims_very_many_stages_is_refused_at_once() -> None:
+    """Of no images they cost it no byte."""
+    many = 1 << 40
+    empty = np.empty(0, np.int8)
+    tensors = {
+        "images": np.empty((0, SIDE, SIDE, 3), np.uint8),
+        f"{ONNX}/logits": np.empty((many, 0, 2), np.float32),
+        f"{ONNX}/gate": np.empty((many, 0), np.float32),
+        **{f"{ONNX}/{kind}": empty for kind in ("label", "stage")},
+    }
+    with pytest.raises(BundleError, match=f"has {many} stages, more than 127"):
+        load_golden(save(tensors))
 
 
 def test_machine_that_answers_as_recorded_passes(template: Sample, stages: Stages) -> None:

@@ -73,6 +73,11 @@ Golden load_golden(std::span<const std::byte> data, const Preprocess& preprocess
         }
         const std::string name = key.substr(0, key.size() - logits_of.size());
         const Tensor& logits = tensor(tensors, key, "F32", {any, count, 2});
+        if (logits.shape[0] > max_stages) {  // of no images, a small file may claim any number
+            refuse(std::string(golden_name) + ": '" + key + "' has " +
+                   std::to_string(logits.shape[0]) + " stages, more than " +
+                   std::to_string(max_stages));
+        }
         const Tensor& gate = tensor(tensors, name + "/gate", "F32", {logits.shape[0], count});
         golden.targets[name] = {
             .stages = logits.shape[0],

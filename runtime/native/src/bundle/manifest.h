@@ -57,6 +57,8 @@ struct MadeBy {
     std::string machine;
 };
 
+inline constexpr std::size_t max_stages = 127;  // a stage's number is an int8
+
 struct Model {
     std::string name, preset;
     std::vector<std::string> classes;  // two

@@ -13,7 +13,6 @@
 namespace cascade {
 namespace {
 
-constexpr std::size_t max_stages = 127;  // a stage's number is an int8
 constexpr std::size_t max_part = 64;
 
 void need(bool holds, const std::string& where, const std::string& what) {
