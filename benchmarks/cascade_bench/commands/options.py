@@ -1,0 +1,65 @@
+"""Options that several verbs have, with one name, one default and one sentence each.
+
+In: nothing. Out: decorators for click commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def data() -> Callable[[F], F]:
+    """`--data` and `--split`: the labelled images."""
+    return _together(
+        click.option("--data", help="Labelled images: class folders, a CSV or Parquet, or splits."),
+        click.option("--split", help="Which split of a splits.json.  [default: val_test]"),
+    )
+
+
+def place() -> Callable[[F], F]:
+    """`--target` and `--threads`: what runs."""
+    return _together(
+        click.option("--target", default="auto", show_default=True, help="A target of the bundle."),
+        threads(),
+    )
+
+
+def threads() -> Callable[[F], F]:
+    """`--threads`."""
+    return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all]")
+
+
+def limits() -> Callable[[F], F]:
+    """`--max-ms`, `--min-rate`, `--min-coverage`, `--max-error`: the toolkit's four targets."""
+    return _together(
+        click.option(
+            "--max-ms", type=float, default=50.0, show_default=True, help="Latency target."
+        ),
+        click.option(
+            "--min-rate",
+            type=float,
+            default=100.0,
+            show_default=True,
+            help="Throughput target, images/s.",
+        ),
+        click.option(
+            "--min-coverage", type=float, default=0.70, show_default=True, help="Coverage target."
+        ),
+        click.option(
+            "--max-error", type=float, default=0.01, show_default=True, help="Exit error target."
+        ),
+    )
