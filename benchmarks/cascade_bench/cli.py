@@ -16,6 +16,7 @@ DEFAULT_VERB = "run"
 VERBS = {
     "run": "cascade_bench.commands.run",
     "targets": "cascade_bench.commands.targets",
+    "roofline": "cascade_bench.commands.roofline",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""
 

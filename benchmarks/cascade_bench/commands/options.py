@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+MOST_IMAGES = 1024
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -63,3 +64,25 @@ def limits() -> Callable[[F], F]:
             "--max-error", type=float, default=0.01, show_default=True, help="Exit error target."
         ),
     )
+
+
+def batches(default: str) -> Callable[[F], F]:
+    """`--batch 1,8`: batch sizes, as a tuple of numbers, smallest first."""
+    return click.option(
+        "--batch",
+        "batches",
+        callback=_sizes,
+        default=default,
+        show_default=True,
+        help="Batch sizes, with commas.",
+    )
+
+
+def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        sizes = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        sizes = [0]
+    if sizes[0] < 1 or sizes[-1] > MOST_IMAGES:
+        raise click.BadParameter(f"{value!r} must be numbers from 1 to {MOST_IMAGES}, with commas")
+    return tuple(sizes)
