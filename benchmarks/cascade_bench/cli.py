@@ -17,6 +17,7 @@ VERBS = {
     "run": "cascade_bench.commands.run",
     "targets": "cascade_bench.commands.targets",
     "roofline": "cascade_bench.commands.roofline",
+    "project": "cascade_bench.commands.project",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""
 

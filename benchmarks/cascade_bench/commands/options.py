@@ -86,3 +86,17 @@ def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]
     if sizes[0] < 1 or sizes[-1] > MOST_IMAGES:
         raise click.BadParameter(f"{value!r} must be numbers from 1 to {MOST_IMAGES}, with commas")
     return tuple(sizes)
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[..., Any]:
+    """A callback that reads numbers with commas between; None where the option is not given."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        try:
+            return tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{value!r} must be numbers with commas between") from None
+
+    return read

@@ -1,8 +1,8 @@
 """Efficiency from stages that were timed here, and how wrong predicting them would have been.
 
-In: rooflines of bundles on this machine. Out: a `Fit`. Each group of samples is predicted by what is
-fitted to the others, so the error stated is that of bundles (or, of one bundle, stages) that the fit
-had not seen.
+In: rooflines of bundles on this machine. Out: a `Fit`. Each group of samples is predicted by what
+is fitted to the others, so the error stated is that of bundles (or, of one bundle, stages) that the
+fit had not seen.
 """
 
 from __future__ import annotations

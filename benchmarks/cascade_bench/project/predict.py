@@ -1,8 +1,8 @@
 """Seconds from work: the roofline with an efficiency, and what early exits take off it.
 
 In: `Work` a stage, a `Device`, an `Efficiency`. Out: seconds a batch, images a second, and the exit
-rate that reaches a wanted one. A stage takes as long as its products or its memory traffic, whichever
-is longer, and the launches of its layers on top:
+rate that reaches a wanted one. A stage takes as long as its products or its memory traffic,
+whichever is longer, and the launches of its layers on top:
 
     max(products / (efficiency x peak), bytes / (share of bandwidth)) + layers x launch
 """
@@ -66,8 +66,8 @@ def batch_seconds(
     """A batch through all stages, expected.
 
     Args:
-        exit_rates: for each exit but the last, the share of the images reaching it that leave there;
-            none for a network that is always run to its end.
+        exit_rates: for each exit but the last, the share of the images reaching it that leave
+            there; none for a network that is always run to its end.
     """
     seconds, reach = 0.0, 1.0
     for index, work in enumerate(stages):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cascade_bench.plot import drawing
-from cascade_bench.roofline.measure import Roofline
+from cascade_bench.roofline.layers import Layer
+from cascade_bench.roofline.measure import Profile, Roofline
 from cascade_bench.roofline.roof import Roof
 from cascade_calib.plots import COLOURS, FAINT, INK
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _DASHES = {"fp32": ":", "bf16": "--", "int8": "-"}
 _MARKS = "oDs^v"
 _LEAST_DOT = 6.0
+_LEAST_SHARE = 0.001  # of a stage's time, for a layer to be drawn
+_BELOW = 300  # the lowest rate drawn is so many times below the highest ceiling
 
 
 def write(found: Roofline, path: Path) -> None:
@@ -32,6 +35,8 @@ def write(found: Roofline, path: Path) -> None:
         _stages(axes, found)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        top = max(found.peaks.values()) / 1e9
+        axes.set_ylim(top / _BELOW, 2 * top)
         axes.set(xlabel="arithmetic intensity, FLOP a byte", ylabel="GFLOP/s")
         axes.grid(color="#e8edf1", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -43,7 +48,7 @@ def write(found: Roofline, path: Path) -> None:
 
 def _roofs(axes: Axes, found: Roofline) -> None:
     intensities = [x.intensity for x in found.stages]
-    intensities += [x.flops / x.traffic for p in found.profiles for x in p.layers if x.flops]
+    intensities += [x.flops / x.traffic for p in found.profiles for x in _drawn(p)]
     right = 2 * max(intensities)
     for precision, peak in found.peaks.items():
         roof = Roof(peak, found.bandwidth)
@@ -61,11 +66,17 @@ def _roofs(axes: Axes, found: Roofline) -> None:
     axes.plot([], [], " ", label=f"memory, {found.bandwidth / 1e9:.1f} GB/s")
 
 
+def _drawn(profile: Profile) -> list[Layer]:
+    """The layers with products that take any time."""
+    least = _LEAST_SHARE * sum(layer.seconds for layer in profile.layers)
+    return [x for x in profile.layers if x.flops and x.traffic and x.seconds >= least]
+
+
 def _layers(axes: Axes, found: Roofline) -> None:
     """A dot a layer with products, its area the time that it takes."""
     for profile in found.profiles:
         whole = sum(layer.seconds for layer in profile.layers)
-        dots = [layer for layer in profile.layers if layer.flops and layer.traffic]
+        dots = _drawn(profile)
         axes.scatter(
             [layer.flops / layer.traffic for layer in dots],
             [layer.flops / layer.seconds / 1e9 for layer in dots],
@@ -94,7 +105,7 @@ def _stages(axes: Axes, found: Roofline) -> None:
         axes.annotate(
             f"{100 * best.share:.0f} %",
             (best.intensity, best.flops_per_s / 1e9),
-            xytext=(0, 7),
+            xytext=(0, 7 if stage % 2 else -14),
             textcoords="offset points",
             ha="center",
             color=colour,
