@@ -61,5 +61,5 @@ def command(
     if plot is not None:
         picture.write(found, plot)
     show(as_json, found.to_dict, lambda: tables.render(found))
-    if min_share is not None and min(reached.share for reached in found.best) < min_share:
+    if min_share is not None and min(map(found.share_of, found.best)) < min_share:
         sys.exit(MISSED_STATUS)

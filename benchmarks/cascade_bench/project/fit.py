@@ -2,7 +2,7 @@
 
 In: rooflines of bundles on this machine. Out: a `Fit`. Each group of samples is predicted by what
 is fitted to the others, so the error stated is that of bundles (or, of one bundle, stages) that the
-fit had not seen.
+fit had not seen. Where the machine was uneven, ceilings and stages are by processor time.
 """
 
 from __future__ import annotations
@@ -72,11 +72,16 @@ class Fit:
         return max(abs(x.error) for x in self.compared)
 
 
+def uneven(found: Sequence[Roofline]) -> bool:
+    """Whether processor time is to be used, of all of them then."""
+    return any(roofline.noisy for roofline in found)
+
+
 def this_machine(found: Sequence[Roofline]) -> Device:
     """The ceilings of the rooflines, each the highest that was seen."""
     peaks: dict[str, float] = {}
     for roofline in found:
-        for precision, peak in roofline.peaks.items():
+        for precision, peak in (roofline.cpu_peaks if uneven(found) else roofline.peaks).items():
             peaks[precision] = max(peak, peaks.get(precision, 0.0))
     first = found[0]
     return Device(
@@ -85,13 +90,17 @@ def this_machine(found: Sequence[Roofline]) -> Device:
         peaks=peaks,
         bandwidth=max(roofline.bandwidth for roofline in found),
         sources=(),
-        note="ceilings measured in this run",
+        note=f"ceilings measured in this run, by {_clock(uneven(found))}",
         measured=True,
     )
 
 
-def samples(found: Roofline, manifest: Manifest) -> list[Sample]:
-    """Every stage and batch of a roofline."""
+def _clock(processor: bool) -> str:
+    return "processor time, the machine being uneven" if processor else "the clock on the wall"
+
+
+def samples(found: Roofline, manifest: Manifest, processor: bool) -> list[Sample]:
+    """Every stage and batch of a roofline, by the clock that `processor` says."""
     work = of_stages(manifest.stages)
     return [
         Sample(
@@ -100,7 +109,7 @@ def samples(found: Roofline, manifest: Manifest) -> list[Sample]:
             batch=x.batch,
             precision=found.precision,
             work=work[x.stage],
-            seconds=x.ms_per_image * x.batch / 1000,
+            seconds=(x.cpu_ms_per_image if processor else x.ms_per_image) * x.batch / 1000,
         )
         for x in found.stages
     ]

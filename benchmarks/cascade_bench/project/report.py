@@ -218,10 +218,11 @@ def _here(asked: Asked, progress: Progress | None) -> tuple[Fit, str]:
     machine = fitting.this_machine(rooflines)
     precision = asked.precision or rooflines[0].precision
     machine.peak(precision)
+    uneven = fitting.uneven(rooflines)
     timed = [
         sample
         for found in rooflines
-        for sample in fitting.samples(found, Bundle.open(found.bundle).manifest)
+        for sample in fitting.samples(found, Bundle.open(found.bundle).manifest, uneven)
     ]
     return fitting.fit(machine, timed), precision
 

@@ -52,7 +52,7 @@ def _fitted(fit: Fit) -> str:
     x = fit.efficiency
     return (
         f"fitted to all of them: products at {percent(x.products, 2)} of the ceiling of their "
-        f"precision, {1e6 * x.launch:.0f} us a layer"
+        f"precision, {1e6 * x.launch:.0f} us a layer; {fit.device.note}"
     )
 
 

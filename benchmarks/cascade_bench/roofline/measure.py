@@ -5,8 +5,9 @@ target's library has here, run by the engines that run the stages, and of memory
 threads. A rate is that of the fastest call over all rounds: what other programs take of a machine
 only ever slows, and a stage's share is of the fastest of both. `paired` is the same by another way,
 the stage's rate over that of the ceiling right before and after it, median over the rounds; where
-the two differ the machine was uneven. Layers have their part of the stage's time, as the profiler
-shares it out.
+the two differ the machine was uneven. A third way is by processor time, which other programs do not
+take: what the share would be had this one its cores to itself and waited for nothing. Layers have
+their part of the stage's time, as the profiler shares it out.
 
 The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
 
@@ -14,8 +15,9 @@ The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
     spread     the slowest over the fastest of the same products
     memory     bytes a second of copy and triad
     ceilings   a list: precision, shape, flops_per_s, best
+    cpu_peaks  FLOPs a second of processor time, on all threads together, by precision
     stages     a list: stage, batch, rounds, ms_per_image, flops_per_image, intensity, flops_per_s,
-               share, paired, paired_low, paired_high, best
+               share, paired, paired_low, paired_high, cpu_share, cpu_ms_per_image, best
     profiles   a list: stage, batch, ms_per_image, layers (name, kind, precision, ms_per_image,
                flops_per_s, share, lost_ms)
     goals      by precision, the share that a ViT-S stage is to reach
@@ -23,6 +25,7 @@ The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_bench import machine
+from cascade_bench.comparison import SPREAD_LIMIT
 from cascade_bench.record import json_safe
 from cascade_bench.roofline import gemm, layers
 from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
@@ -49,6 +53,7 @@ FORMAT = "cascade-edge.roofline"
 VERSION = 1
 BATCHES = (1, 8, 16)
 LEAST_ROUNDS = 3
+LEAST_CPU_S = 1e-6  # what the clock of processor time can tell
 CHOICE_SHARE = 0.3  # of the seconds, to find each precision's best shape
 PRECISIONS = ("fp32", "bf16", "int8")
 GOALS = {"fp32": 0.85, "bf16": 0.85, "int8": 0.65}
@@ -80,7 +85,7 @@ class Ceiling:
 @dataclass(frozen=True)
 class Reached:
     """One stage at one batch size, by its fastest call; `paired`, with the lowest and the highest,
-    by the calls of the ceiling beside each.
+    by the calls of the ceiling beside each; and both by processor time, median over the rounds.
 
     intensity: FLOPs a byte of input, weights and output.
     """
@@ -96,6 +101,8 @@ class Reached:
     paired: float
     paired_low: float
     paired_high: float
+    cpu_share: float
+    cpu_ms_per_image: float
     best: bool
 
 
@@ -129,9 +136,15 @@ class Roofline:
     spread: float
     ceilings: tuple[Ceiling, ...]
     peaks: dict[str, float]
+    cpu_peaks: dict[str, float]
     memory: dict[str, float]
     stages: tuple[Reached, ...]
     profiles: tuple[Profile, ...]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the machine was too uneven for its clock on the wall to be trusted."""
+        return self.spread > SPREAD_LIMIT
 
     @property
     def precision(self) -> str:
@@ -145,17 +158,30 @@ class Roofline:
 
     @property
     def best(self) -> tuple[Reached, ...]:
-        """Each stage at the batch size at which it comes nearest to the ceiling."""
+        """Each stage at the batch size at which it is fastest an image."""
         return tuple(reached for reached in self.stages if reached.best)
+
+    @property
+    def ceiling(self) -> dict[str, float]:
+        """FLOP/s by precision, by the clock that can be trusted here."""
+        return self.cpu_peaks if self.noisy else self.peaks
+
+    def share_of(self, x: Reached) -> float:
+        """A stage's share, by the clock that can be trusted here."""
+        return x.cpu_share if self.noisy else x.share
+
+    def rate_of(self, x: Reached) -> float:
+        """A stage's FLOP/s, likewise."""
+        return self.share_of(x) * self.ceiling[self.precision]
 
     def share(self, layer: Layer) -> float | None:
         """Of the ceiling of the layer's own precision; None where it computes no products."""
-        peak = self.peaks.get(layer.precision)
+        peak = self.ceiling.get(layer.precision)
         return layer.flops / layer.seconds / peak if peak and layer.flops else None
 
     def lost(self, layer: Layer) -> float:
         """Seconds beyond what its products would take at the ceiling of their precision."""
-        peak = self.peaks.get(layer.precision)
+        peak = self.ceiling.get(layer.precision)
         return layer.seconds - (layer.flops / peak if peak else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +195,7 @@ class Roofline:
                 **{name: getattr(self, name) for name in names},
                 "spread": self.spread,
                 "memory": self.memory,
+                "cpu_peaks": self.cpu_peaks,
                 "ceilings": [asdict(ceiling) for ceiling in self.ceilings],
                 "stages": [asdict(reached) for reached in self.stages],
                 "profiles": [self._profile(profile) for profile in self.profiles],
@@ -203,6 +230,19 @@ class _Timed:
     call: Callable[[int], object]
 
 
+class _Spent:
+    """A call that notes the processor time of each time it is made, on all threads together."""
+
+    def __init__(self, call: Callable[[int], object]) -> None:
+        self._call = call
+        self.seconds: list[float] = []
+
+    def __call__(self, index: int) -> None:
+        started = time.process_time()
+        self._call(index)
+        self.seconds.append(max(time.process_time() - started, LEAST_CPU_S))
+
+
 def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     """Measure all of it.
 
@@ -229,21 +269,32 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
         for batch in plan.batches:
             paired += [_stage(cascade, stage, batch), own]
     timed = [*chosen.values(), *moved, *paired]
-    times = in_rounds(
-        [each.call for each in timed],
-        seconds=(1 - CHOICE_SHARE) * plan.seconds,
-        least=LEAST_ROUNDS,
-    )
+    spent = [_Spent(each.call) for each in timed]
+    times = in_rounds(spent, seconds=(1 - CHOICE_SHARE) * plan.seconds, least=LEAST_ROUNDS)
     traffic.close()
     told.behind(1.0)
-    rates = np.array([each.amount for each in timed]) / times
+    amounts = np.array([each.amount for each in timed])
+    rates = amounts / times
+    cpu = threads * amounts / np.array([float(np.median(each.seconds[1:])) for each in spent])
     kinds, beside = len(chosen), len(chosen) + len(moved)
     ceiling, reaching = rates[:, beside::2], rates[:, beside + 1 :: 2]
     peaks = {name: float(rates[:, k].max()) for k, name in enumerate(chosen)}
     peaks[target.precision] = float(ceiling.max())
+    cpu_peaks = {name: float(cpu[k]) for k, name in enumerate(chosen)}
+    cpu_peaks[target.precision] = float(np.median(cpu[beside::2]))
     memory = {each.name: float(rates[:, kinds + k].max()) for k, each in enumerate(moved)}
+    spread = float(ceiling.max() / ceiling.min())
+    noisy = spread > SPREAD_LIMIT
     shares = 2 * reaching / (ceiling[:, :-1] + ceiling[:, 1:])
-    reached = _reached(cascade, plan.batches, reaching, peaks[target.precision], shares)
+    reached = _reached(
+        cascade,
+        plan.batches,
+        reaching.max(axis=0),
+        shares,
+        cpu[beside + 1 :: 2],
+        (peaks[target.precision], cpu_peaks[target.precision]),
+        noisy,
+    )
     return Roofline(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
@@ -252,12 +303,13 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
         threads=threads,
         load_before=load_before,
         load_after=machine.load(),
-        spread=float(ceiling.max() / ceiling.min()),
+        spread=spread,
         ceilings=ceilings,
         peaks=peaks,
+        cpu_peaks=cpu_peaks,
         memory=memory,
         stages=reached,
-        profiles=tuple(_profile(cascade, x) for x in reached if x.best),
+        profiles=tuple(_profile(cascade, x, noisy) for x in reached if x.best),
     )
 
 
@@ -320,29 +372,42 @@ def stage_input(cascade: Cascade, stage: int, batch: int) -> npt.NDArray[Any]:
 
 
 def _reached(
-    cascade: Cascade, batches: Sequence[int], rates: Seconds, peak: float, paired: Seconds
+    cascade: Cascade,
+    batches: Sequence[int],
+    fastest: Seconds,
+    paired: Seconds,
+    cpu: Seconds,
+    peaks: tuple[float, float],
+    noisy: bool,
 ) -> tuple[Reached, ...]:
-    """Args: rates: FLOP/s [rounds, stages x batches]; paired: shares, the same shape."""
+    """The stages at their batches, which are the last axis of all arrays.
+
+    Args:
+        fastest, cpu: FLOP/s, by the clock on the wall and by processor time; peaks: likewise.
+        paired: shares [rounds, stages x batches].
+        noisy: the best batch is the one of least processor time.
+    """
     found: list[Reached] = []
-    fastest = rates.max(axis=0)
     for stage, info in enumerate(cascade.manifest.stages):
         columns = range(stage * len(batches), (stage + 1) * len(batches))
-        first = max(columns, key=lambda column: float(fastest[column]))
+        first = max(columns, key=lambda column: float((cpu if noisy else fastest)[column]))
         for column, batch in zip(columns, batches, strict=True):
             rate = float(fastest[column])
             found.append(
                 Reached(
                     stage=stage,
                     batch=batch,
-                    rounds=len(rates),
+                    rounds=len(paired),
                     ms_per_image=1000 * 2 * info.macs / rate,
                     flops_per_image=2.0 * info.macs,
                     intensity=2 * info.macs * batch / _traffic(cascade, stage, batch),
                     flops_per_s=rate,
-                    share=rate / peak,
+                    share=rate / peaks[0],
                     paired=float(np.median(paired[:, column])),
                     paired_low=float(paired[:, column].min()),
                     paired_high=float(paired[:, column].max()),
+                    cpu_share=float(cpu[column]) / peaks[1],
+                    cpu_ms_per_image=1000 * 2 * info.macs / float(cpu[column]),
                     best=column == first,
                 )
             )
@@ -359,7 +424,7 @@ def _traffic(cascade: Cascade, stage: int, batch: int) -> int:
     return weights + stage_input(cascade, stage, batch).nbytes + tokens
 
 
-def _profile(cascade: Cascade, reached: Reached) -> Profile:
+def _profile(cascade: Cascade, reached: Reached, noisy: bool) -> Profile:
     target = cascade.manifest.targets[cascade.target]
     names = target.stages[reached.stage].files
     runs = layers.library(target.backend).profile(
@@ -369,8 +434,8 @@ def _profile(cascade: Cascade, reached: Reached) -> Profile:
         precision=target.precision,
         threads=cascade.threads,
     )
-    seconds = reached.ms_per_image * reached.batch / 1000
-    return Profile(reached.stage, reached.batch, layers.over(seconds, runs))
+    ms = reached.cpu_ms_per_image if noisy else reached.ms_per_image
+    return Profile(reached.stage, reached.batch, layers.over(ms * reached.batch / 1000, runs))
 
 
 class _Told:

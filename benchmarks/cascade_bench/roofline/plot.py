@@ -35,7 +35,7 @@ def write(found: Roofline, path: Path) -> None:
         _stages(axes, found)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        top = max(found.peaks.values()) / 1e9
+        top = max(found.ceiling.values()) / 1e9
         axes.set_ylim(top / _BELOW, 2 * top)
         axes.set(xlabel="arithmetic intensity, FLOP a byte", ylabel="GFLOP/s")
         axes.grid(color="#e8edf1", linewidth=0.8)
@@ -43,6 +43,7 @@ def write(found: Roofline, path: Path) -> None:
         axes.legend(frameon=False, fontsize=8.5, loc="lower right", ncols=2)
         name = Path(found.bundle).name
         title = f"{name} on {found.target}; {found.cpu}, {found.threads} threads"
+        title += "; by processor time, the machine being uneven" if found.noisy else ""
         figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
 
 
@@ -50,7 +51,7 @@ def _roofs(axes: Axes, found: Roofline) -> None:
     intensities = [x.intensity for x in found.stages]
     intensities += [x.flops / x.traffic for p in found.profiles for x in _drawn(p)]
     right = 2 * max(intensities)
-    for precision, peak in found.peaks.items():
+    for precision, peak in found.ceiling.items():
         roof = Roof(peak, found.bandwidth)
         along = np.geomspace(1, right, 200)
         rates = [roof.attainable(float(x)) / 1e9 for x in along]
@@ -94,7 +95,7 @@ def _stages(axes: Axes, found: Roofline) -> None:
         colour = COLOURS[stage % len(COLOURS)]
         axes.plot(
             [x.intensity for x in own],
-            [x.flops_per_s / 1e9 for x in own],
+            [found.rate_of(x) / 1e9 for x in own],
             _MARKS[stage % len(_MARKS)] + "-",
             color=colour,
             markeredgecolor="white",
@@ -103,12 +104,14 @@ def _stages(axes: Axes, found: Roofline) -> None:
         )
         best = next(x for x in own if x.best)
         axes.annotate(
-            f"{100 * best.share:.0f} %",
-            (best.intensity, best.flops_per_s / 1e9),
+            f"{100 * found.share_of(best):.0f} %",
+            (best.intensity, found.rate_of(best) / 1e9),
             xytext=(0, 7 if stage % 2 else -14),
             textcoords="offset points",
             ha="center",
             color=colour,
             fontsize=9,
         )
-    axes.axvline(found.peaks[found.precision] / found.bandwidth, color=FAINT, linewidth=1, zorder=0)
+    axes.axvline(
+        found.ceiling[found.precision] / found.bandwidth, color=FAINT, linewidth=1, zorder=0
+    )

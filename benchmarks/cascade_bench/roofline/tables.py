@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from cascade_bench.comparison import SPREAD_LIMIT
 from cascade_bench.roofline.layers import Layer
 from cascade_bench.roofline.measure import GOALS, Profile, Roofline
 from cascade_bench.tables import numbers_right
@@ -42,7 +41,7 @@ def _ceilings(found: Roofline) -> Table:
     )
     for ceiling in found.ceilings:
         if ceiling.best:
-            peak = found.peaks[ceiling.precision]
+            peak = found.ceiling[ceiling.precision]
             name = f"{ceiling.precision} products, {ceiling.shape}"
             table.add_row(name, f"{peak / 1e9:,.0f}", f"{peak / found.bandwidth:.0f}")
     for name, rate in found.memory.items():
@@ -55,7 +54,7 @@ def _ceilings(found: Roofline) -> Table:
 def _stages(found: Roofline) -> Table:
     table = Table(
         *("stage", "batch", "ms an image", "GFLOP/s", "FLOP/byte"),
-        *(f"of the {found.precision} ceiling", "in pairs", "lowest to highest"),
+        *(f"of the {found.precision} ceiling", "in pairs", "by processor time"),
         title="Stages",
     )
     for x in found.stages:
@@ -65,9 +64,9 @@ def _stages(found: Roofline) -> Table:
             f"{x.ms_per_image:.3f}",
             f"{x.flops_per_s / 1e9:,.0f}",
             f"{x.intensity:,.0f}",
-            percent(x.share) + (" best" if x.best else "     "),
+            percent(x.share),
             percent(x.paired),
-            f"{percent(x.paired_low)} to {percent(x.paired_high)}",
+            percent(x.cpu_share) + (" best" if x.best else "     "),
         )
     rounds = found.stages[0].rounds
     table.caption = f"the fastest calls of {rounds} rounds; in pairs: medians of each round's own"
@@ -165,15 +164,17 @@ def _farthest(found: Roofline, profile: Profile) -> Table:
 def _conclusion(found: Roofline) -> Iterator[Text]:
     goal = GOALS[found.precision]
     for x in found.best:
-        verdict = "reaches" if x.share >= goal else "stays below"
+        share = found.share_of(x)
+        verdict = "reaches" if share >= goal else "stays below"
+        clock = ", by processor time" if found.noisy else ""
         yield Text(
-            f"stage {x.stage} comes to {percent(x.share)} of the {found.precision} ceiling at "
-            f"batch {x.batch}: it {verdict} {percent(goal)}"
+            f"stage {x.stage} comes to {percent(share)} of the {found.precision} ceiling at "
+            f"batch {x.batch}: it {verdict} {percent(goal)}{clock}"
         )
-    if found.spread > SPREAD_LIMIT:
+    if found.noisy:
         yield Text(
             f"noisy: the same products took up to {found.spread:.2f} times as long from one moment "
-            "to the next; trust a share where both ways of it agree, and measure again on a quiet "
-            "machine",
+            "to the next; trust a share where all ways of it agree, or that by processor time, and "
+            "measure again on a quiet machine",
             "yellow",
         )
