@@ -15,6 +15,9 @@ from cascade_runtime.command import run_command
 DEFAULT_VERB = "run"
 VERBS = {
     "run": "cascade_bench.commands.run",
+    "targets": "cascade_bench.commands.targets",
+    "roofline": "cascade_bench.commands.roofline",
+    "project": "cascade_bench.commands.project",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""
 

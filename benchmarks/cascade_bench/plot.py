@@ -5,6 +5,8 @@ In: a `Record`. Out: a PNG. Nothing global is touched: no pyplot, and no display
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from cascade_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FULL = "#9aa5ae"
 _STYLE: dict[Any, Any] = {
@@ -45,18 +48,25 @@ def check_path(path: Path) -> None:
 
 
 def write(record: Record, path: Path) -> None:
-    """Draw and write the PNG, under a temporary name first."""
+    """Draw and write the PNG."""
+    with drawing(path, 9.6, 3.8) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        _throughput(left, record)
+        _shares(right, record)
+        figure.suptitle(_title(record), x=0.01, ha="left", fontsize=9.5)
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of so many inches, in the style of all of them; `path` is written when it ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9.6, 3.8), dpi=150, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _throughput(left, record)
-        _shares(right, record)
-        figure.suptitle(_title(record), x=0.01, ha="left", fontsize=9.5)
+        yield figure
         temporary = path.with_name(f".{path.name}.tmp")
         figure.savefig(temporary, format="png", metadata={"Software": None})
     temporary.replace(path)

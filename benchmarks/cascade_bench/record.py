@@ -98,8 +98,7 @@ class Record:
         """The JSON object of the module's text."""
         plain = {name: getattr(self, name) for name in ("bundle", "runtime", "target", "why")}
         whole = ("machine", "workload", "latency", "file_throughput", "comparison", "footprint")
-        evaluation = self.quality.evaluation
-        found: dict[str, Any] = _json_safe(
+        found: dict[str, Any] = json_safe(
             {
                 "format": FORMAT,
                 "version": VERSION,
@@ -110,13 +109,7 @@ class Record:
                 "throughput": [asdict(rate) for rate in self.throughput],
                 "stages": [asdict(s) | {"ms_per_image": s.ms_per_image} for s in self.stages],
                 "native": None if self.native is None else asdict(self.native),
-                "quality": {
-                    "source": self.quality.source,
-                    "bounds": self.quality.bounds,
-                    "coverage": asdict(self.quality.coverage),
-                    "error": asdict(self.quality.error),
-                    "evaluation": evaluation.to_dict() if evaluation else None,
-                },
+                "quality": quality_dict(self.quality),
                 "certificate": {name: getattr(self.certificate, name) for name in _PROVEN},
                 "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
                 "passed": self.passed,
@@ -125,9 +118,22 @@ class Record:
         return found
 
 
-def _json_safe(value: Any) -> Any:
+def quality_dict(quality: Quality) -> dict[str, Any]:
+    """The `quality` of the JSON object."""
+    evaluation = quality.evaluation
+    return {
+        "source": quality.source,
+        "bounds": quality.bounds,
+        "coverage": asdict(quality.coverage),
+        "error": asdict(quality.error),
+        "evaluation": evaluation.to_dict() if evaluation else None,
+    }
+
+
+def json_safe(value: Any) -> Any:
+    """`value` with null for every float that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _json_safe(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

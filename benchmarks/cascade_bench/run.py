@@ -70,7 +70,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
     """
     load_before = machine.load()
     cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
-    images = _labelled(plan, cascade)
+    images = labelled(plan, cascade)
     with open_workload(cascade, images, progress) as work:
         return _measure(plan, cascade, images, work, load_before, progress)
 
@@ -116,7 +116,7 @@ def _measure(
         )
     steps.done()
     here = machine.describe(cascade, load_before)
-    found = _quality(plan, cascade, images, progress)
+    found = quality_of(plan, cascade, images, progress)
     return Record(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
@@ -144,16 +144,18 @@ def _measure(
     )
 
 
-def _labelled(plan: Plan, cascade: Cascade) -> LabelledImages | None:
+def labelled(plan: Plan, cascade: Cascade) -> LabelledImages | None:
+    """The images of `plan.data`, in the classes of the bundle; None without."""
     if plan.data is None:
         return None
     images = read_labelled(plan.data, split=plan.split_read)
     return in_the_classes_of(images, cascade.manifest.model.classes)
 
 
-def _quality(
+def quality_of(
     plan: Plan, cascade: Cascade, images: LabelledImages | None, progress: Progress | None
 ) -> quality.Quality:
+    """Measured on `images`, or the certificate's where there are none."""
     if images is None:
         return quality.certified(cascade.certificate)
     name = plan.split_read or Path(str(plan.data)).name

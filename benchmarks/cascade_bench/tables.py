@@ -6,14 +6,14 @@ In: a `Record`. Out: rich tables and sentences, in the order in which they are t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from cascade_bench.limits import Check
 from cascade_bench.native import Native
-from cascade_bench.quality import Share
+from cascade_bench.quality import Quality, Share
 from cascade_bench.record import Record
 from cascade_bench.throughput import BATCHES
 from cascade_bench.timing import Latency
@@ -34,7 +34,7 @@ def render(record: Record) -> Iterator[Table | Text]:
     if record.quality.evaluation is not None:
         yield evaluate.tables(record.quality.evaluation)[0]
         yield Text(evaluate.conclusion(record.quality.evaluation))
-    yield _checks(record)
+    yield checks_table(record.checks, record.quality)
     yield from _conclusion(record)
 
 
@@ -60,7 +60,7 @@ def _latency(record: Record) -> Table:
     rows = {"file to decision": record.latency.decision, "engines only": record.latency.engine}
     for name, x in rows.items():
         table.add_row(name, *_milliseconds(x), str(x.repeats))
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
 def _milliseconds(x: Latency) -> list[str]:
@@ -89,7 +89,7 @@ def _throughput(record: Record) -> Table:
     )
     if files.batch < max(BATCHES):
         table.caption = f"larger batches than {files.batch} take too long for --seconds"
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
 def _against(record: Record) -> Table:
@@ -106,7 +106,7 @@ def _against(record: Record) -> Table:
         f"medians of {len(c.cascade_s)} interleaved pairs, {c.images} images each in batches of "
         f"{c.batch}; engines only"
     )
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
 def _stages(record: Record) -> Table:
@@ -129,7 +129,7 @@ def _stages(record: Record) -> Table:
             percent(stage.time_share),
             "-" if math.isnan(stage.ms_per_image) else f"{stage.ms_per_image:.3f}",
         )
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
 def _footprint(record: Record) -> Table:
@@ -140,7 +140,7 @@ def _footprint(record: Record) -> Table:
     table.add_row("opening the bundle, not warmed up", f"{f.open_s:.2f} s")
     table.add_row("import, open and first decision", f"{f.first_decision_s:.2f} s")
     table.caption = f"of {f.processes} processes, {f.images} images each"
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
 def _native(n: Native, python_first_s: float) -> Table:
@@ -157,25 +157,26 @@ def _native(n: Native, python_first_s: float) -> Table:
         f"ratios: medians of interleaved pairs, {n.overhead.pairs} of {n.overhead.images} frames, "
         f"{n.speedup.pairs} of {n.speedup.images} files; the rest: fresh processes"
     )
-    return _numbers_right(table)
+    return numbers_right(table)
 
 
-def _checks(record: Record) -> Table:
+def checks_table(checks: Sequence[Check], quality: Quality) -> Table:
+    """The targets, their limits, what was found, and PASS or FAIL."""
     table = Table(
         "target",
         "limit",
         "found",
-        record.quality.bounds,
+        quality.bounds,
         "measured as",
         "",
         title="Targets",
         title_style="bold",
     )
     bounds = {
-        "coverage": _bounds(record.quality.coverage),
-        "exit error": _bounds(record.quality.error),
+        "coverage": _bounds(quality.coverage),
+        "exit error": _bounds(quality.error),
     }
-    for check in record.checks:
+    for check in checks:
         verdict = Text("PASS", "bold green") if check.passed else Text("FAIL", "bold red")
         sign = "<=" if check.at_most else ">="
         table.add_row(
@@ -221,14 +222,19 @@ def _conclusion(record: Record) -> Iterator[Text]:
             "ratio is of pairs and stands, measure the rest again on a quiet machine",
             "yellow",
         )
-    missed = [check.name for check in record.checks if not check.passed]
+    yield verdict_line(record.checks)
+
+
+def verdict_line(checks: Sequence[Check]) -> Text:
+    """How many targets were missed, and which."""
+    missed = [check.name for check in checks if not check.passed]
     if missed:
-        yield Text(f"{len(missed)} of {len(record.checks)} targets missed: {', '.join(missed)}")
-    else:
-        yield Text(f"all {len(record.checks)} targets met")
+        return Text(f"{len(missed)} of {len(checks)} targets missed: {', '.join(missed)}")
+    return Text(f"all {len(checks)} targets met")
 
 
-def _numbers_right(table: Table) -> Table:
+def numbers_right(table: Table) -> Table:
+    """The table, every column but the first to the right."""
     for column in table.columns[1:]:
         column.justify = "right"
     return table

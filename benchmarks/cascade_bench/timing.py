@@ -7,7 +7,7 @@ that was really measured (the nearest rank, rounded up), never one interpolated 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,27 +64,35 @@ def repeat(call: Call, *, seconds: float, least: int, warm_up: int = WARM_UP) ->
 def interleaved(
     first: Call, second: Call, *, seconds: float, least: int, warm_up: int = 1
 ) -> Seconds:
-    """Time two calls in pairs, one right after the other, so that both meet the same machine.
-
-    Whatever slows the machine for a while slows both; who goes first changes from pair to pair,
-    since the second of two may find a warmer cache or a hotter processor.
+    """Time two calls in pairs, one right after the other; see `in_rounds`.
 
     Returns:
         seconds [pairs, 2], column 0 of `first`; at least `least` pairs.
     """
-    calls = (first, second)
+    return in_rounds((first, second), seconds=seconds, least=least, warm_up=warm_up)
+
+
+def in_rounds(calls: Sequence[Call], *, seconds: float, least: int, warm_up: int = 1) -> Seconds:
+    """Time several calls in rounds, each once a round, so that all meet the same machine.
+
+    Whatever slows the machine for a while slows all; the order turns round from round to round,
+    since the second of two may find a warmer cache or a hotter processor.
+
+    Returns:
+        seconds [rounds, calls]; at least `least` rounds.
+    """
     for index in range(warm_up):
         for call in calls:
             call(index)
-    pairs: list[list[float]] = []
+    rounds: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(pairs) < least or time.perf_counter() < end:
-        index = len(pairs)
-        pair = [0.0, 0.0]
-        for side in (0, 1) if index % 2 == 0 else (1, 0):
-            pair[side] = timed(calls[side], index)
-        pairs.append(pair)
-    return np.array(pairs)
+    while len(rounds) < least or time.perf_counter() < end:
+        index = len(rounds)
+        took = [0.0] * len(calls)
+        for place in range(len(calls)) if index % 2 == 0 else reversed(range(len(calls))):
+            took[place] = timed(calls[place], index)
+        rounds.append(took)
+    return np.array(rounds)
 
 
 def timed(call: Call, index: int) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTConfig
 
 from cascade_runtime.manifest import StageInfo
+from cascade_train import cost
 from cascade_train.exits import CascadeModel, Network, normalize
 from cascade_train.explora.masking import patch_side
 
@@ -99,9 +100,8 @@ def describe(model: Network, image_size: int) -> tuple[StageInfo, ...]:
 def _describe(stage: Stage, name: str) -> StageInfo:
     config, size = stage.config, stage.image_size
     tokens, width = token_count(config, size), config.hidden_size
-    projections = 3 if config.use_gated_mlp else 2
-    block = tokens * width * (4 * width + 2 * tokens + projections * config.intermediate_size)
-    embedding = (size // patch_side(config)) ** 2 * patch_side(config) ** 2 * 3 * width
+    block = sum(cost.block(tokens, width, config.intermediate_size, config.use_gated_mlp))
+    embedding = cost.embedding(size, patch_side(config), width)
     shipped = (p for key, p in stage.named_parameters() if ".auxiliary." not in key)
     return StageInfo(
         name=name,

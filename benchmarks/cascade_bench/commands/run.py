@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cascade_bench.commands import options
+from cascade_bench.commands.output import show
 from cascade_runtime.command import MISSED_STATUS
 
 if TYPE_CHECKING:
-    from cascade_bench.record import Record
     from cascade_bench.run import Runtime
-
-WIDTH = 100
 
 
 @click.command("run", short_help="Every measurement, and PASS or FAIL for each target.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--data", help="Labelled images: class folders, a CSV or Parquet, or splits.json.")
-@click.option("--split", help="Which split of a splits.json.  [default: val_test]")
-@click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: every core]")
+@options.data()
+@options.place()
 @click.option(
     "--runtime",
     type=click.Choice(["python", "native"]),
@@ -37,14 +34,7 @@ WIDTH = 100
     show_default=True,
     help="For each measurement; there are about ten such shares.",
 )
-@click.option("--max-ms", type=float, default=50.0, show_default=True, help="Latency target.")
-@click.option(
-    "--min-rate", type=float, default=100.0, show_default=True, help="Throughput target, images/s."
-)
-@click.option(
-    "--min-coverage", type=float, default=0.70, show_default=True, help="Coverage target."
-)
-@click.option("--max-error", type=float, default=0.01, show_default=True, help="Exit error target.")
+@options.limits()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
 def command(
@@ -76,6 +66,7 @@ def command(
     from cascade_bench.limits import Limits
     from cascade_bench.run import Plan
     from cascade_bench.run import run as measure
+    from cascade_bench.tables import render
     from cascade_calib.progress import shown
 
     if plot is not None:
@@ -94,22 +85,6 @@ def command(
         record = measure(plan, progress)
     if plot is not None:
         picture.write(record, plot)
-    _print(record, as_json)
+    show(as_json, record.to_dict, lambda: render(record))
     if not record.passed:
         sys.exit(MISSED_STATUS)
-
-
-def _print(record: Record, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        click.echo(json.dumps(record.to_dict(), allow_nan=False))
-        return
-    from rich.console import Console
-
-    from cascade_bench.tables import render
-
-    # A log file has no width of its own; the widest table needs this much.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    for part in render(record):
-        console.print(part)

@@ -78,6 +78,18 @@ def load(
     threads: int | None,
 ) -> OnnxRuntimeEngine:
     """Make a session from memory; see `engines.load`."""
+    return open_stage(files, main, device=device, threads=threads)
+
+
+def open_stage(
+    files: Mapping[str, bytes],
+    main: str,
+    *,
+    device: str,
+    threads: int | None,
+    profile: str = "",
+) -> OnnxRuntimeEngine:
+    """`load`, and the time of every layer in a file whose name begins with `profile`, if given."""
     import onnxruntime as ort
 
     ort.disable_telemetry_events()
@@ -90,6 +102,9 @@ def load(
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", _NOWHERE
     )
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     folder = main.rpartition("/")[0] + "/" if "/" in main else ""
     extra = {path.removeprefix(folder): data for path, data in files.items() if path != main}
     check_external_data(files[main], main, extra)
@@ -119,3 +134,7 @@ class OnnxRuntimeEngine:
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
         values = self._session.run(self._outputs, {self._input: batch})
         return dict(zip(self._outputs, values, strict=True))
+
+    def end_profile(self) -> str:
+        """Close the file that `open_stage` was asked for; returns its name."""
+        return str(self._session.end_profiling())

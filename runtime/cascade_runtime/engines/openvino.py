@@ -91,6 +91,18 @@ def load(
     threads: int | None,
 ) -> OpenVinoEngine:
     """Compile one stage from memory; see `engines.load`."""
+    return open_stage(files, main, precision=precision, threads=threads)
+
+
+def open_stage(
+    files: Mapping[str, bytes],
+    main: str,
+    *,
+    precision: str,
+    threads: int | None,
+    profile: bool = False,
+) -> OpenVinoEngine:
+    """`load`, and where `profile` is set each infer request counts the time of every layer."""
     weights = main.removesuffix(".xml") + ".bin"
     if not main.endswith(".xml") or set(files) != {main, weights}:
         raise TargetError(
@@ -102,6 +114,8 @@ def load(
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _hint(precision)}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
+    if profile:
+        config["PERF_COUNT"] = True
     try:
         model = _core().read_model(model=files[main], weights=files[weights])
         whole = _core().compile_model(model, "CPU", {**config, "PERFORMANCE_HINT": "LATENCY"})
@@ -133,7 +147,7 @@ class OpenVinoEngine:
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
         batch = np.ascontiguousarray(batch)
-        if self._streams == 1 or not len(batch) or len(batch) % self._streams:
+        if not self._divides(len(batch)):
             values = self._whole.run([batch])
         else:
             size = next(n for n in range(_PART, 0, -1) if len(batch) // self._streams % n == 0)
@@ -141,6 +155,20 @@ class OpenVinoEngine:
                 [batch[start : start + size] for start in range(0, len(batch), size)]
             )
         return dict(zip(self._names, values, strict=True))
+
+    def _divides(self, size: int) -> bool:
+        """Whether a batch of `size` is cut into parts."""
+        return self._streams > 1 and size > 0 and size % self._streams == 0
+
+    def profiled(self, size: int) -> tuple[Any, list[Any], int]:
+        """What a batch of `size` ran on, for whoever reads its profile.
+
+        Returns:
+            the compiled model, its infer requests that are idle, how many run side by side.
+        """
+        if not self._divides(size):
+            return *self._whole.opened(), 1
+        return *self._requests_of_parts().opened(), self._streams
 
     def _requests_of_parts(self) -> _Requests:
         with self._lock:
@@ -178,6 +206,10 @@ class _Requests:
             ]
         self._idle.extend(requests)
         return values
+
+    def opened(self) -> tuple[Any, list[Any]]:
+        """The compiled model and the requests that no call is using."""
+        return self._compiled, list(self._idle)
 
     def _request(self) -> Any:
         try:
