@@ -15,6 +15,7 @@ from cascade_runtime.command import run_command
 DEFAULT_VERB = "run"
 VERBS = {
     "run": "cascade_bench.commands.run",
+    "compare": "cascade_bench.commands.compare",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""
 

@@ -43,7 +43,7 @@ from cascade_runtime.manifest import Certificate, MadeBy
 
 FORMAT = "cascade-edge.bench"
 VERSION = 1
-_PROVEN = (
+PROVEN = (
     "status",
     "method",
     "promise",
@@ -117,7 +117,7 @@ class Record:
                     "error": asdict(self.quality.error),
                     "evaluation": evaluation.to_dict() if evaluation else None,
                 },
-                "certificate": {name: getattr(self.certificate, name) for name in _PROVEN},
+                "certificate": {name: getattr(self.certificate, name) for name in PROVEN},
                 "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
                 "passed": self.passed,
             }

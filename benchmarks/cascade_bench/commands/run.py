@@ -78,8 +78,7 @@ def command(
     from cascade_bench.run import run as measure
     from cascade_calib.progress import shown
 
-    if plot is not None:
-        picture.check_path(plot)
+    picture.check_path(plot)
     plan = Plan(
         bundle=bundle,
         target=target,
