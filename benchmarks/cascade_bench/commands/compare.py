@@ -35,7 +35,7 @@ class Batches(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--data", required=True, help="Class folders, a CSV or Parquet, or splits.json.")
 @click.option("--split", help="Which split of a splits.json.  [default: val_test]")
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(1), help="At most.")
+@click.option("--images", default=1000, show_default=True, type=click.IntRange(1), help="At most.")
 @click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
 @click.option("--batch", type=Batches(), default="1,8,32", show_default=True, help="Batch sizes.")
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(1))

@@ -86,7 +86,7 @@ def _key_figures(record: Record) -> str:
 
 
 def _plot(record: Record) -> str:
-    picture = b64encode(plot.draw(record, plot.SVG)).decode()
+    picture = b64encode(plot.draw(record, plot.SVG, abreast=2)).decode()
     said = escape(" ".join(f"{sentence}." for sentence in conclusions(record)))
     return (
         "<section><h2>Speed against risk</h2><figure>"

@@ -36,26 +36,31 @@ _HEIGHTS = (9, 19, 29, 39)  # of the numbers above their points, in points, in t
 def write(record: Record, path: Path) -> None:
     """Draw and write the PNG, under a temporary name first."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(draw(record, PNG))
+    temporary.write_bytes(draw(record, PNG, abreast=len(record.batches)))
     temporary.replace(path)
 
 
-def draw(record: Record, kind: str) -> bytes:
-    """The picture's bytes, `PNG` or `SVG`."""
+def draw(record: Record, kind: str, abreast: int) -> bytes:
+    """The picture's bytes, `PNG` or `SVG`, with so many panels side by side."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "compare"}):
-        count = len(record.batches)
-        figure = Figure(figsize=(2.4 + 3.7 * count, 4.4), dpi=150, layout="constrained")
+        columns = min(abreast, len(record.batches))
+        rows = math.ceil(len(record.batches) / columns)
+        size = (2.4 + 3.7 * columns, 0.5 + 3.9 * rows)
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
         numbers = {name: index for index, name in enumerate(record.notes, start=1)}
-        for axes, batch in zip(panels, record.batches, strict=True):
+        for axes, batch in zip(panels.flat, record.batches, strict=False):
             _panel(axes, record, batch, numbers)
-        panels[0].set_ylabel("risk: wrong of the images acted on, %")
-        panels[0].set_ylim(0, 100 * _top(record))
+        for axes in panels.flat[len(record.batches) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("risk: wrong of the images acted on, %")
+        panels[0, 0].set_ylim(0, 100 * _top(record))
         _names(figure, record, numbers)
         figure.suptitle(_title(record), x=0.01, ha="left", fontsize=9.5)
         out = io.BytesIO()

@@ -48,7 +48,7 @@ class Plan:
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
     seconds: float = 60.0
-    images: int = 2000
+    images: int = 1000
     threads: int | None = None
 
 
