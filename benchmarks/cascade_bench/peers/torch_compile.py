@@ -7,7 +7,7 @@ import shutil
 import torch
 
 from cascade_bench.peers.contender import Absent, Contender, Given, decoding
-from cascade_bench.peers.torch import forward
+from cascade_bench.peers.torch import attending, forward
 
 NAMES = {"torch.compile fp32": False, "torch.compile bf16": True}
 COMPILERS = ("c++", "g++", "clang++")
@@ -18,7 +18,7 @@ def contenders(given: Given) -> list[Contender | Absent]:
         reason = f"torch.compile needs a C++ compiler ({', '.join(COMPILERS)}); apt install g++"
         return [Absent(name, reason) for name in NAMES]
     torch.set_num_threads(given.threads)
-    compiled = torch.compile(given.whole, dynamic=False)
+    compiled = torch.compile(attending(given), dynamic=False)
     found: list[Contender | Absent] = []
     for name, bf16 in NAMES.items():
         run = forward(compiled, bf16)
