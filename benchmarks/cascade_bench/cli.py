@@ -15,6 +15,7 @@ from cascade_runtime.command import run_command
 DEFAULT_VERB = "run"
 VERBS = {
     "run": "cascade_bench.commands.run",
+    "compare": "cascade_bench.commands.compare",
     "targets": "cascade_bench.commands.targets",
     "roofline": "cascade_bench.commands.roofline",
     "project": "cascade_bench.commands.project",

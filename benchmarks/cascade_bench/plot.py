@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FULL = "#9aa5ae"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10.0,
     "axes.edgecolor": FAINT,
@@ -35,16 +35,18 @@ _STYLE: dict[Any, Any] = {
 _SMALLEST_LABEL = 0.06
 
 
-def check_path(path: Path) -> None:
+def check_path(path: Path | None, option: str = "--plot", suffix: str = ".png") -> None:
     """Say what is wrong with the name before a minute of measuring, not after it.
 
     Raises:
-        ConfigError: not a .png, or in a folder that is not there.
+        ConfigError: it ends otherwise, or is in a folder that is not there.
     """
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--plot {str(path)!r} must end in .png")
+    if path is None:
+        return
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"{option} {str(path)!r} must end in {suffix}")
     if not path.parent.is_dir():
-        raise ConfigError(f"--plot: the folder {path.parent} does not exist; make it first")
+        raise ConfigError(f"{option}: the folder {path.parent} does not exist; make it first")
 
 
 def write(record: Record, path: Path) -> None:
@@ -63,7 +65,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

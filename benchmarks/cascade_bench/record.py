@@ -43,7 +43,7 @@ from cascade_runtime.manifest import Certificate, MadeBy
 
 FORMAT = "cascade-edge.bench"
 VERSION = 1
-_PROVEN = (
+PROVEN = (
     "status",
     "method",
     "promise",
@@ -110,7 +110,7 @@ class Record:
                 "stages": [asdict(s) | {"ms_per_image": s.ms_per_image} for s in self.stages],
                 "native": None if self.native is None else asdict(self.native),
                 "quality": quality_dict(self.quality),
-                "certificate": {name: getattr(self.certificate, name) for name in _PROVEN},
+                "certificate": {name: getattr(self.certificate, name) for name in PROVEN},
                 "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
                 "passed": self.passed,
             }

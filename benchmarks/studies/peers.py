@@ -3,9 +3,9 @@
 In: a preset at its image size; the backbone's weights are random and its heads are trained on
 rendered scenes, so that there is a promise to certify. Out: milliseconds an image at each batch
 size, as the median over interleaved rounds, of the chosen target with its early exits shut and of
-the peers: the same network, un-split, in torch (eager and compiled, float32 and bfloat16), and one
-plain ONNX export of it in ONNX Runtime and, with every precision it can be asked for by a hint, in
-OpenVINO. Ratios are of the same round; status 1 where one is below its limit.
+the peers of `cascade-bench compare`: the same network, un-split, in torch (eager and compiled,
+float32 and bfloat16), and one plain ONNX export of it in ONNX Runtime and in OpenVINO. Ratios are
+of the same round; status 1 where one is below its limit.
 
     python benchmarks/studies/peers.py --preset vits16 --work build/peers
 """
@@ -17,38 +17,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cascade_bench.comparison import always_full
-from cascade_compile.export import OPSET
+from cascade_bench.peers import gather
+from cascade_bench.peers.contender import Forward, Given
+from cascade_bench.peers.onnxruntime import NAME as BASE
 from cascade_runtime.cascade import Cascade
-from cascade_runtime.engines.openvino import import_quietly
+from cascade_runtime.preprocess import Pixels
 from cascade_train.checkpoint import load_network
 from cascade_train.exits import CascadeModel
 
-Pixels = npt.NDArray[np.uint8]
-Run = Callable[[Pixels], object]
-BASE = "onnxruntime fp32"
+FAMILIES = ("torch", "torch.compile", "onnxruntime", "openvino")
 LIMITS = {1: 2.2, 8: 3.0}  # over BASE, by batch size
 PEER_LIMIT = 1.15
-
-
-class Whole(torch.nn.Module):
-    """The network without a cut: pixels to what its last exit answers."""
-
-    def __init__(self, model: CascadeModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.model.exits.heads[-1].answer(self.model.hidden(pixels)[-1])
 
 
 def made(preset: str, images: int, alpha: str, work: Path) -> tuple[Path, Path]:
@@ -71,7 +57,7 @@ def _command(words: list[str]) -> None:
         raise click.ClickException(f"{' '.join(words)} ended with status {done.returncode}")
 
 
-def ours(bundle: Path, threads: int) -> tuple[str, str, Run]:
+def ours(bundle: Path, threads: int) -> tuple[str, str, Forward]:
     """The certified target with its early exits shut, its name and the certificate's status."""
     cascade = Cascade.open(bundle, threads=threads)
     shut = always_full(cascade.decision)
@@ -79,56 +65,15 @@ def ours(bundle: Path, threads: int) -> tuple[str, str, Run]:
     return cascade.target, status, lambda pixels: cascade.stages.forward(pixels, shut)
 
 
-def peers(model: CascadeModel, example: Pixels, threads: int, work: Path) -> dict[str, Run]:
+def peers(given: Given) -> dict[str, Forward]:
     """Every peer that this machine can run."""
-    whole = Whole(model).eval()
-    found = {"torch eager fp32": _torch(whole, False), "torch eager bf16": _torch(whole, True)}
-    compiled = torch.compile(whole, dynamic=False)
-    found |= {"torch.compile fp32": _torch(compiled, False)}
-    found |= {"torch.compile bf16": _torch(compiled, True)}
-    path = work / "plain.onnx"
-    torch.onnx.export(
-        whole,
-        (torch.from_numpy(example),),
-        path,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["pixels"],
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        external_data=False,
-    )
-    found[BASE] = _onnxruntime(path, threads)
-    for precision in ("f32", "bf16"):
-        found[f"openvino {precision}"] = _openvino(path, precision, threads)
-    return found
+    here, absent = gather(given, FAMILIES)
+    for one in absent:
+        click.echo(f"not here: {one.name}: {one.reason}", err=True)
+    return {peer.name: peer.forward for peer in here if peer.forward is not None}
 
 
-def _torch(network: Any, half: bool) -> Run:
-    def run(pixels: Pixels) -> object:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return network(torch.from_numpy(pixels))
-
-    return run
-
-
-def _onnxruntime(path: Path, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"pixels": pixels})
-
-
-def _openvino(path: Path, precision: str, threads: int) -> Run:
-    core = import_quietly().Core()
-    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    hints["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()
-    return lambda pixels: request.infer({0: pixels}, share_inputs=True)
-
-
-def rounds(runs: dict[str, Run], pixels: Pixels, count: int) -> dict[str, list[float]]:
+def rounds(runs: dict[str, Forward], pixels: Pixels, count: int) -> dict[str, list[float]]:
     """Milliseconds an image of every run, in turns."""
     for run in runs.values():
         run(pixels)
@@ -170,9 +115,10 @@ def main(
     side = config.preprocess.height
     images_of = {
         batch: np.random.default_rng(batch).integers(0, 256, (batch, side, side, 3), np.uint8)
-        for batch in (3, *LIMITS)
+        for batch in LIMITS
     }
-    runs = {name: mine, **peers(model, images_of[3], threads, work)}
+    given = Given(model, config.preprocess, config.classes, threads, work)
+    runs = {name: mine, **peers(given)}
     found, low = {}, []
     for batch, limit in LIMITS.items():
         times = rounds(runs, images_of[batch], count)

@@ -39,7 +39,7 @@ def export_stages(model: Network, image_size: int, folder: Path) -> list[Path]:
     for index, stage in enumerate(split(model, image_size)):
         path = folder / f"stage{index}.onnx"
         try:
-            with _quiet():
+            with quiet():
                 _export(stage, example(stage, BATCH), path)
         except Exception as error:  # torch.export and onnxscript raise many kinds
             raise ExportError(f"stage {index} cannot be exported to ONNX: {error}") from error
@@ -102,7 +102,7 @@ def _check(path: Path, stage: Stage) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's own progress lines and warnings about its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cascade_compile import targets
-from cascade_compile.export import _export, _quiet, _strip
+from cascade_compile.export import _export, _strip, quiet
 from cascade_compile.parity import LIMITS
 from cascade_compile.sensitivity import (
     SHARE_OF_LIMIT,
@@ -142,7 +142,7 @@ def outlier(model: CascadeModel, trained, tmp_path: Path) -> StageSource:
     first, stage = split(model, SIDE)
     cancelling_units(stage, "blocks.0.mlp", 2000.0)
     path = tmp_path / "stage1.onnx"
-    with _quiet():
+    with quiet():
         _export(stage, example(stage, 3), path)
     _strip(path)
     tokens = run_module(first, trained.select.pixels)["tokens"]

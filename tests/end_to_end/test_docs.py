@@ -13,6 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 PAGES = (
     "README.md",
     "docs/commands.md",
+    "docs/benchmarks.md",
     "docs/targets.md",
     "docs/training.md",
     "docs/guarantees.md",

@@ -69,8 +69,7 @@ def command(
     from cascade_bench.tables import render
     from cascade_calib.progress import shown
 
-    if plot is not None:
-        picture.check_path(plot)
+    picture.check_path(plot)
     plan = Plan(
         bundle=bundle,
         target=target,

@@ -1,0 +1,169 @@
+"""`cascade-bench compare`: the order of things.
+
+In: a bundle, the run that it was compiled from, labelled images. Out: a `Record`. Peers are made
+from the run's weights, quality is counted on every image of the sample, and then the rounds are
+timed, one batch size after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cascade_bench import machine
+from cascade_bench.compare import rounds, sample, speed
+from cascade_bench.compare.quality import Quality, judge
+from cascade_bench.compare.record import Record, SampleRecord
+from cascade_bench.compare.sample import Sample
+from cascade_bench.peers import gather
+from cascade_bench.peers.contender import Contender, Given
+from cascade_bench.peers.own import ALWAYS_FULL, always_full, cascade_itself
+from cascade_bench.workload import SEED
+from cascade_calib.evaluate import in_the_classes_of
+from cascade_calib.labelled import read_labelled
+from cascade_calib.progress import Progress
+from cascade_calib.provenance import made_by
+from cascade_runtime.cascade import Cascade
+from cascade_runtime.errors import ConfigError, TargetError
+from cascade_runtime.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare. `seconds` is for all rounds of one batch size together.
+
+    split: of a splits.json; None takes `val_test`. images: at most so many are drawn.
+    families: of `peers.FAMILIES`. threads: None takes every core.
+    """
+
+    bundle: Path
+    run: Path
+    data: str
+    split: str | None
+    families: tuple[str, ...]
+    target: str = "auto"
+    batches: tuple[int, ...] = (1, 8, 32)
+    rounds: int = 12
+    seconds: float = 60.0
+    images: int = 1000
+    threads: int | None = None
+
+
+def run(plan: Plan, progress: Progress | None = None) -> Record:
+    """Do all of it.
+
+    Raises:
+        BundleError, TargetError: the bundle cannot be opened or run here.
+        ConfigError: the run is not the one that the bundle was made from.
+        DataError: the labelled images cannot be used.
+    """
+    load_before = machine.load()
+    threads = plan.threads or machine.usable_cores()
+    cascade = Cascade.open(plan.bundle, plan.target, threads=threads, warm_up=False)
+    split = plan.split or ("val_test" if plan.data.lower().endswith(".json") else None)
+    images = in_the_classes_of(
+        read_labelled(plan.data, split=split), cascade.manifest.model.classes
+    )
+    name = split or Path(plan.data).name
+    drawn = sample.draw(cascade, images, plan.images, name, progress)
+    with TemporaryDirectory(prefix="cascade-compare-") as folder, ExitStack() as open_ones:
+        given = given_of(plan.run, cascade, threads, Path(folder))
+        tell = _Steps(progress)
+        full = always_full(cascade, given)
+        peers, absent = gather(given, plan.families, tell.peers(len(plan.families)))
+        contenders = [cascade_itself(cascade), full, *peers]
+        for contender in contenders:
+            open_ones.callback(contender.close)
+        quality = _quality(contenders, drawn, max(plan.batches), tell)
+        batches = []
+        for size in plan.batches:
+            step = tell.rounds(size, plan.rounds)
+            times = rounds.measure(
+                contenders, drawn, size, rounds=plan.rounds, seconds=plan.seconds, tell=step
+            )
+            batches.append(speed.summarise(times))
+    return Record(
+        made_by=made_by(SEED),
+        bundle=str(plan.bundle),
+        run=str(plan.run),
+        target=cascade.target,
+        machine=machine.describe(cascade, load_before),
+        sample=SampleRecord(drawn.drawn, len(drawn), drawn.mean_file_bytes()),
+        notes={contender.name: contender.note for contender in contenders},
+        quality=quality,
+        batches=tuple(batches),
+        absent=tuple(absent),
+        certificate=cascade.certificate,
+    )
+
+
+def given_of(run_folder: Path, cascade: Cascade, threads: int, folder: Path) -> Given:
+    """What peers are made from: of a pair of networks the second, which answers alone as well.
+
+    Raises:
+        ConfigError: the run is not the one that the bundle was made from.
+    """
+    try:
+        from cascade_train.checkpoint import load_network
+    except ImportError as error:
+        raise TargetError(
+            f"{error.name} is not installed, which the peers are made with; "
+            "pip install 'cascade-edge[compile]'"
+        ) from error
+    network, config = load_network(run_folder)
+    _check_same(run_folder, cascade.manifest, config)
+    return Given(network.parts[-1], config.preprocess, config.classes, threads, folder)
+
+
+def _check_same(run_folder: Path, manifest: Manifest, config: object) -> None:
+    """The run and the bundle have the same shape; that the weights are, their answers show."""
+    for name in ("preset", "exits", "classes", "preprocess"):
+        theirs = getattr(manifest, name, None) or getattr(manifest.model, name)
+        ours = getattr(config, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"{run_folder} is not what the bundle was made from: its {name} is {ours!r}, the "
+                f"bundle has {theirs!r}"
+            )
+
+
+def _quality(
+    contenders: Sequence[Contender], drawn: Sample, batch: int, tell: _Steps
+) -> tuple[Quality, ...]:
+    said = []
+    for done, contender in enumerate(contenders):
+        tell.report("deciding every image", done, len(contenders))
+        said.append(contender.classify(drawn.files, batch))
+    tell.report("deciding every image", len(contenders), len(contenders))
+    names = [contender.name for contender in contenders]
+    full = said[names.index(ALWAYS_FULL)]
+    return tuple(judge(name, one, full, drawn) for name, one in zip(names, said, strict=True))
+
+
+class _Steps:
+    """How far it has come, told while no clock runs."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def report(self, what: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, total)
+
+    def peers(self, total: int) -> Callable[[int], None]:
+        self.report("making peers", 0, total)
+        return lambda done: self.report("making peers", done, total)
+
+    def rounds(self, batch: int, total: int) -> Callable[[], None]:
+        what, done = f"rounds at batch {batch}, warm-up first", -1
+        self.report(what, 0, total + 1)
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            self.report(what, done + 1, total + 1)
+
+        return step

@@ -1,0 +1,282 @@
+"""`cascade-bench compare`: the same weights, the same files, in turns, and nobody's word taken."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cascade_bench import peers
+from cascade_bench.compare import record, rounds, speed
+from cascade_bench.compare.plot import pareto
+from cascade_bench.compare.quality import judge
+from cascade_bench.compare.sample import Sample
+from cascade_bench.peers import contender, litserve, own, transformers, triton
+from cascade_bench.peers.contender import Absent, Contender, Given
+from cascade_runtime.preprocess import load_image
+from cascade_train.backbone import build_backbone
+from cascade_train.checkpoint import read_config
+from cascade_train.exits import CascadeModel, normalize
+from cascade_train.presets import preset
+
+from ..compile.conftest import SIDE, Made, Trained, made, trained
+from .conftest import Done
+
+__all__ = ["made", "trained"]
+
+Bench = Callable[..., Done]
+LEAST = ("--rounds", 2, "--seconds", 0, "--batch", "2,4", "--images", 40, "--threads", 1)
+NAMES = (own.CASCADE, own.ALWAYS_FULL, "onnxruntime fp32", "triton")
+FAST = "transformers,torch,onnxruntime,openvino"
+
+
+@pytest.fixture
+def given(trained: Trained, tmp_path: Path) -> Given:
+    config = read_config(trained.run)
+    return Given(trained.model, config.preprocess, config.classes, 1, tmp_path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Seven photographs, wider than high and larger than the network's input."""
+    rng = np.random.default_rng(0)
+    names = [tmp_path / f"{index}.png" for index in range(7)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(name)
+    return names
+
+
+@pytest.fixture
+def compare(bench: Bench, made: Made, trained: Trained) -> Bench:
+    def call(*more: object) -> Done:
+        asked = ("--run", trained.run, "--data", trained.run / "splits.json", *LEAST)
+        return bench("compare", made.path, *asked, *more, quick=False)
+
+    return call
+
+
+def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> None:
+    done = compare("--json", "--peers", FAST)
+    assert done.status == 0, done.err
+    found, text = done.record, str(record.__doc__)
+    assert (found["format"], found["version"]) == ("cascade-edge.compare", 1)
+    assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
+    by_name = {one["name"]: one for one in found["contenders"]}
+    assert list(by_name)[:2] == [own.CASCADE, own.ALWAYS_FULL]
+    assert {"transformers pipeline fp32", "torch eager bf16", "onnxruntime fp32"} < set(by_name)
+    assert [name for name, one in by_name.items() if one["certified"]] == [own.CASCADE]
+    for name, one in by_name.items():
+        assert one["coverage"]["of"] == found["sample"]["images"] == 40
+        assert name == own.CASCADE or one["coverage"]["value"] == 1.0
+        assert name == own.CASCADE or one["right"]["part"] + one["risk"]["part"] == 40
+        assert one["agreement"]["value"] > 0.9, name
+    assert [batch["batch"] for batch in found["batches"]] == [2, 4]
+    for batch in found["batches"]:
+        assert {one["name"] for one in batch["speeds"]} == set(by_name)
+        assert batch["best_peer"] not in (own.CASCADE, own.ALWAYS_FULL, None)
+        assert all(one["files"] > 0 < one["engine"] for one in batch["speeds"])
+        [itself] = [one for one in batch["speeds"] if one["name"] == own.CASCADE]
+        assert itself["over_files"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_tables_plot_and_page_name_everybody(compare: Bench, tmp_path: Path) -> None:
+    png, page = tmp_path / "pareto.png", tmp_path / "page.html"
+    done = compare("--peers", "onnxruntime,triton", "--plot", png, "--report", page)
+    assert done.status == 0, done.err
+    html = page.read_text(encoding="utf-8")
+    for text in (done.out, html):
+        assert all(
+            name in text for name in ("cascade", "always full", "onnxruntime fp32", "triton")
+        )
+        assert ("CERTIFIED" in text and "Batch 2" in text) or "batch 2" in text
+    assert "times the best peer, onnxruntime fp32" in done.out
+    with Image.open(png) as picture:
+        assert picture.format == "PNG" and picture.width > 1000
+    assert "data:image/svg+xml;base64," in html and "http://" not in html.replace("xmlns", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "pareto.png"]
+
+
+def test_files_that_cannot_be_written_are_told_before_anything_is_measured(
+    compare: Bench, tmp_path: Path
+) -> None:
+    for option, name in (("--plot", "a.jpg"), ("--report", "a.png"), ("--report", "no/a.html")):
+        done = compare(option, tmp_path / name)
+        assert done.status == 1 and done.out == "" and done.err.startswith(f"error: {option}")
+
+
+def test_unknown_peer_and_batch_are_told(compare: Bench) -> None:
+    done = compare("--peers", "onnxruntime,tensorflow")
+    assert done.status == 1 and "'tensorflow'" in done.err and "openvino" in done.err
+    assert compare("--batch", "8,0").status == 2
+
+
+def test_a_run_of_another_network_is_refused(
+    compare: Bench, trained: Trained, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in trained.run.iterdir():
+        (other / file.name).symlink_to(file)
+    (other / "config.json").unlink()
+    config = json.loads((trained.run / "config.json").read_bytes())
+    config["classes"] = ["cat", "dog"]
+    (other / "config.json").write_text(json.dumps(config))
+    done = compare("--run", other)
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert "its classes is ('cat', 'dog')" in done.err
+
+
+def test_what_is_not_installed_is_listed_with_what_installs_it(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (litserve, triton, transformers):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    here, absent = peers.gather(given, ("transformers", "litserve", "triton"))
+    assert here == [] and len(absent) == 3
+    assert all("pip install" in one.reason for one in absent)
+
+
+def test_triton_without_its_server_is_absent(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "find_spec", lambda name: True)
+    monkeypatch.setattr(triton.shutil, "which", lambda name: None)
+    [absent] = triton.contenders(given)
+    assert isinstance(absent, Absent) and "not on the PATH" in absent.reason
+
+
+def test_triton_repository_holds_the_plain_export(given: Given) -> None:
+    root = triton.write_repository(given)
+    assert (root / "plain/1/model.onnx").read_bytes() == given.plain_onnx.read_bytes()
+    assert f"dims: [{SIDE}, {SIDE}, 3]" in (root / "plain/config.pbtxt").read_text()
+
+
+@pytest.mark.skipif(find_spec("litserve") is None, reason="litserve is not installed")
+def test_litserve_answers_as_the_network_and_ends(given: Given, files: list[Path]) -> None:
+    [peer] = litserve.contenders(given)
+    assert isinstance(peer, Contender)
+    try:
+        assert peer.classify(files, 2).tolist() == expected(given, files).argmax(1).tolist()
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize("exits", [(1, 2), (2, 4), (2, 6)])
+def test_pipeline_model_has_the_logits_of_the_network(exits: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = CascadeModel(build_backbone(preset("tiny"), image_size=SIDE), exits).eval()
+    for head in network.exits.heads:  # a norm that was trained away from the backbone's
+        torch.nn.init.normal_(head.norm.weight)
+    pixels = torch.randint(0, 256, (3, SIDE, SIDE, 3), dtype=torch.uint8)
+    model = transformers.classifier(network, ("no", "yes"))
+    with torch.no_grad():
+        theirs = model(normalize(pixels)).logits
+        ours = network(pixels)[-1].logits
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_every_peer_answers_files_as_the_network_does(given: Given, files: list[Path]) -> None:
+    here, absent = peers.gather(given, FAST.split(","))
+    wanted = expected(given, files)
+    sure = np.abs(wanted[:, 1] - wanted[:, 0]) > 0.1  # bfloat16 may turn the others round
+    assert {one.name for one in absent} <= {"openvino bf16"} and len(here) >= 7 and sure.any()
+    for peer in here:
+        for batch in (1, 3):
+            labels = peer.classify(files, batch)
+            assert labels.dtype == np.int8 and len(labels) == len(files), peer.name
+            assert (labels == wanted.argmax(1))[sure].all(), peer.name
+
+
+def test_pipeline_scales_images_as_the_bundle_does(given: Given, files: list[Path]) -> None:
+    processor = transformers.image_processor(given)
+    with Image.open(files[0]) as picture:
+        theirs = processor(images=picture, return_tensors="pt")["pixel_values"]
+    ours = normalize(torch.from_numpy(load_image(files[0], given.preprocess))[None])
+    # 2 levels of 255: a processor that resizes floats does not round in between
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=2 / 255 / 0.224)
+
+
+@pytest.mark.slow
+def test_torch_compile_answers_as_the_network_does(given: Given, files: list[Path]) -> None:
+    here, _ = peers.gather(given, ("torch.compile",))
+    wanted = expected(given, files).argmax(1).tolist()
+    for peer in here:
+        assert peer.classify(files, 3).tolist() == wanted
+
+
+def test_peer_compiled_for_a_size_meets_no_other(given: Given, files: list[Path]) -> None:
+    met: list[int] = []
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        met.append(len(pixels))
+        return np.stack([np.zeros(len(pixels)), np.arange(len(pixels))], axis=1).astype(np.float32)
+
+    classify = contender.decoding(given, forward, pad=True)
+    assert len(classify(files, 3)) == 7 and met == [3, 3, 3]
+
+
+def test_rounds_show_everybody_the_same_files(files: list[Path]) -> None:
+    seen: dict[str, list[tuple[Path, ...]]] = {"a": [], "b": []}
+
+    def one(name: str) -> Contender:
+        def classify(some: Any, batch: int) -> np.ndarray:
+            seen[name].append(tuple(some))
+            return np.zeros(len(some), np.int8)
+
+        return Contender(name, "", classify, None)
+
+    times = rounds.measure([one("a"), one("b")], sample_of(files), 2, rounds=3, seconds=0)
+    assert seen["a"] == seen["b"] and len(seen["a"]) == rounds.WARM_UP + 3
+    assert len(set(seen["a"][rounds.WARM_UP :])) == 3  # others in every round
+    assert times.files.shape == (3, 2) and np.isnan(times.engine).all()
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    files = np.array([[1.0, 2.0, 3.0, 6.0], [2.0, 4.0, 6.0, 14.0], [1.0, 2.0, 3.0, 4.0]])
+    engine = files.copy()
+    engine[:, 3] = math.nan
+    names = (own.CASCADE, own.ALWAYS_FULL, "quick", "server")
+    found = speed.summarise(rounds.Times(8, 16, names, files, engine))
+    assert [one.name for one in found.speeds] == [own.CASCADE, own.ALWAYS_FULL, "quick", "server"]
+    assert found.of("server").over_files == speed.Ratio(6.0, 4.0, 7.0)
+    assert found.of("quick").files == 16 / 3 and found.best_peer == "quick"
+    assert math.isnan(found.of("server").engine)
+    assert math.isnan(found.of("server").over_engine.value)
+    assert found.spread == 2.0 and found.noisy
+
+
+def test_deferred_images_are_neither_right_nor_risk(files: list[Path]) -> None:
+    full = np.array([0, 0, 0, 0, 1, 1, 1], np.int8)
+    said = np.array([0, 0, -1, 1, 1, -1, 1], np.int8)
+    found = judge("x", said, full, sample_of(files))  # whose labels are 0, 1, 0, 1, 0, 1, 0
+    assert (found.coverage.part, found.coverage.of) == (5, 7)
+    assert (found.risk.part, found.risk.of) == (3, 5)
+    assert (found.right.part, found.right.of) == (2, 7)
+    assert (found.agreement.part, found.agreement.of) == (4, 5)
+    nobody = judge("y", np.full(7, -1, np.int8), full, sample_of(files))
+    assert math.isnan(nobody.risk.value) and nobody.coverage.value == 0
+
+
+def test_pareto_front_leaves_out_who_is_beaten() -> None:
+    points = [(10.0, 0.04), (20.0, 0.04), (30.0, 0.01), (40.0, 0.02), (25.0, 0.05)]
+    assert pareto(points) == [(30.0, 0.01), (40.0, 0.02)]
+    assert pareto([(1.0, 0.5)]) == [(1.0, 0.5)]
+
+
+def expected(given: Given, files: list[Path]) -> np.ndarray:
+    """The float32 network's logits."""
+    pixels = np.stack([load_image(file, given.preprocess) for file in files])
+    with torch.no_grad():
+        logits: np.ndarray = given.network(torch.from_numpy(pixels))[-1].logits.numpy()
+    return logits
+
+
+def sample_of(files: list[Path]) -> Sample:
+    pixels = np.zeros((len(files), 2, 2, 3), np.uint8)
+    return Sample(tuple(files), pixels, np.arange(len(files), dtype=np.int8) % 2, None, "")
