@@ -45,7 +45,7 @@ class Native:
     """What libcascade costs and gives.
 
     overhead: `cascade_classify` of one frame over the bare calls of its stages' engines, in several
-        processes: where an engine's memory happens to lie is worth a few percent.
+        processes and in both orders of loading: where memory comes to lie is worth a few percent.
     speedup: the Python runtime's time over libcascade's, from files to decisions in `batch`.
     images_per_s: libcascade's there; python_images_per_s: the Python runtime's.
     engine_memory_mib: resident memory of a process that has loaded the engines alone and run them
@@ -104,11 +104,11 @@ def measure(
 
 def _overhead(words: Sequence[str], work: Workload, seconds: float, processes: int) -> Ratio:
     frames = work.pixels[:MOST_FRAMES]
-    share = str(seconds / processes)
+    share, orders = str(seconds / (2 * processes)), processes * ("bare", "cascade")
     with NamedTemporaryFile(prefix="cascade-bench-") as file:
         file.write(np.ascontiguousarray(frames).tobytes())
         file.flush()
-        runs = [_run("pairs", *words, share, file.name) for _ in range(processes)]
+        runs = [_run("pairs", *words, share, file.name, first) for first in orders]
     ratios = [np.array(run["cascade_s"]) / np.array(run["bare_s"]) for run in runs]
     return _ratio(np.concatenate(ratios), len(frames))
 

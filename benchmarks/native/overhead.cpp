@@ -1,9 +1,10 @@
 // What libcascade costs beyond the engine that it runs. In: a bundle and a target. Out, on stdout:
 // one JSON object.
 //
-//     cascade_overhead pairs BUNDLE TARGET THREADS SECONDS PIXELS
+//     cascade_overhead pairs BUNDLE TARGET THREADS SECONDS PIXELS FIRST
 //         Batch 1: `cascade_classify` on a frame, and the same engines called for the same stages
-//         with nothing around them, in turns. PIXELS is a file of uint8 [N, H, W, 3].
+//         with nothing around them, in turns. PIXELS is a file of uint8 [N, H, W, 3]. FIRST, bare or
+//         cascade, is loaded first: where an engine's memory comes to lie is worth a few percent.
 //         {"bare_s": [...], "cascade_s": [...]}, a number a pass over all images
 //     cascade_overhead open BUNDLE TARGET THREADS IMAGE
 //         {"open_s", "first_decision_s", "resident_mib", "stage"}, times from the start of main;
@@ -19,6 +20,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -131,9 +133,12 @@ void print(const char* name, const std::vector<double>& values) {
 }
 
 void pairs(const char* bundle, const char* target, unsigned threads, double seconds,
-           const char* file) {
+           const char* file, bool bare_first) {
+    std::optional<Bare> loaded;
+    if (bare_first) loaded.emplace(bundle, target, threads);
     const Session session(bundle, target, threads);
-    const Bare bare(bundle, target, threads);
+    if (!bare_first) loaded.emplace(bundle, target, threads);
+    const Bare& bare = *loaded;
     const cascade_info info = session.info();
     const std::vector<std::uint8_t> pixels = bytes_of(file);
     const std::size_t count = pixels.size() / bare.image_bytes();
@@ -200,8 +205,9 @@ int main(int argc, char** argv) {
     const std::string verb = argc > 1 ? argv[1] : "";
     try {
         const unsigned threads = argc > 4 ? static_cast<unsigned>(std::atoi(argv[4])) : 0;
-        if (verb == "pairs" && argc == 7) {
-            pairs(argv[2], argv[3], threads, std::atof(argv[5]), argv[6]);
+        if (verb == "pairs" && argc == 8) {
+            const bool bare_first = std::string(argv[7]) == "bare";
+            pairs(argv[2], argv[3], threads, std::atof(argv[5]), argv[6], bare_first);
         } else if (verb == "open" && argc == 6) {
             open(start, argv[2], argv[3], threads, argv[5]);
         } else if (verb == "bare" && argc == 6) {
