@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 
+from cascade_bench.ratios import Ratio, ratio_of
 from cascade_bench.timing import interleaved
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
@@ -27,17 +29,6 @@ from cascade_runtime.native_abi import library_path
 COMMAND = "cascade_overhead"
 LEAST_PAIRS = 8
 MOST_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times one took of the other: median over `pairs` pairs, smallest, largest."""
-
-    pairs: int
-    images: int
-    ratio: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ def _overhead(words: Sequence[str], work: Workload, seconds: float) -> Ratio:
         file.write(np.ascontiguousarray(frames).tobytes())
         file.flush()
         found = _run("pairs", *words, str(seconds), file.name)
-    return _ratio(np.array(found["cascade_s"]) / np.array(found["bare_s"]), len(frames))
+    return ratio_of(found["cascade_s"], found["bare_s"], len(frames))
 
 
 def _speedup(
@@ -122,15 +113,10 @@ def _speedup(
         least=LEAST_PAIRS,
     )
     rates = images / np.median(times, axis=0)
-    return _ratio(times[:, 0] / times[:, 1], images), (float(rates[0]), float(rates[1]))
+    return ratio_of(times[:, 0], times[:, 1], images), (float(rates[0]), float(rates[1]))
 
 
-def _ratio(ratios: np.ndarray, images: int) -> Ratio:
-    low, high = float(ratios.min()), float(ratios.max())
-    return Ratio(len(ratios), images, float(np.median(ratios)), low, high)
-
-
-def _run(*words: str) -> dict[str, float]:
+def _run(*words: str) -> dict[str, Any]:
     library = library_path()
     command = Path(library).with_name(COMMAND)
     if not command.exists():
@@ -144,5 +130,5 @@ def _run(*words: str) -> dict[str, float]:
     )
     if done.returncode:
         raise TargetError(f"{' '.join([COMMAND, *words])}: {done.stderr.strip()}")
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -46,7 +46,12 @@ WIDTH = 100
 )
 @click.option("--max-error", type=float, default=0.01, show_default=True, help="Exit error target.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
+@click.option("--load", is_flag=True, help="Also closed and open loops of many callers.")
+@click.option(
+    "--sweep", is_flag=True, help="Also every number of threads, free and pinned to cores."
+)
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a page, FILE.html.")
 def command(
     bundle: Path,
     data: str | None,
@@ -60,7 +65,10 @@ def command(
     min_coverage: float,
     max_error: float,
     as_json: bool,
+    load: bool,
+    sweep: bool,
     plot: Path | None,
+    report: Path | None,
 ) -> None:
     """Latency, throughput, memory and quality of BUNDLE, and PASS or FAIL for each target.
 
@@ -72,14 +80,14 @@ def command(
     """
     if split and not data:
         raise click.UsageError("--split is about --data, which is not given")
-    from cascade_bench import plot as picture
+    from cascade_bench import pictures
     from cascade_bench.limits import Limits
     from cascade_bench.run import Plan
     from cascade_bench.run import run as measure
     from cascade_calib.progress import shown
 
-    if plot is not None:
-        picture.check_path(plot)
+    pictures.check_path(plot)
+    pictures.check_path(report, "--report", ".html")
     plan = Plan(
         bundle=bundle,
         target=target,
@@ -88,15 +96,34 @@ def command(
         split=split,
         seconds=seconds,
         runtime=runtime,
+        load=load,
+        thread_sweep=sweep,
         limits=Limits(max_ms, min_rate, min_coverage, max_error),
     )
     with shown() as progress:
         record = measure(plan, progress)
-    if plot is not None:
-        picture.write(record, plot)
+    _draw(record, plot, report)
     _print(record, as_json)
     if not record.passed:
         sys.exit(MISSED_STATUS)
+
+
+def _draw(record: Record, plot: Path | None, report: Path | None) -> None:
+    if plot is None and report is None:
+        return
+    from cascade_bench import page, pictures
+    from cascade_bench.plot import draw, draw_load
+    from cascade_bench.tables import render
+
+    picture = draw(record)
+    if plot is not None:
+        pictures.write(plot, picture)
+    if report is not None:
+        images = {"throughput over batch size; where images stop and time goes": picture}
+        if record.load is not None:
+            images["latency over load; rate over clients"] = draw_load(record.load)
+        title = f"{Path(record.bundle).name} on {record.target}"
+        page.write(report, f"{title}: what was measured", render(record), images)
 
 
 def _print(record: Record, as_json: bool) -> None:
