@@ -15,6 +15,8 @@ from cascade_runtime.command import run_command
 DEFAULT_VERB = "run"
 VERBS = {
     "run": "cascade_bench.commands.run",
+    "soak": "cascade_bench.commands.soak",
+    "history": "cascade_bench.commands.history",
     "schema": "cascade_bench.commands.schema",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""

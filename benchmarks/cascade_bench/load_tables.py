@@ -77,6 +77,6 @@ def energy_line(e: Energy) -> Text:
     if not e.source:
         return Text(f"energy: not told on this machine ({e.reason})")
     return Text(
-        f"energy: {1000 * e.joules_per_image:.3g} mJ an image, {e.watts:.1f} W, of the whole device "
-        f"by {e.source}, idle power included; {e.images:,} images in {e.seconds:.1f} s"
+        f"energy: {1000 * e.joules_per_image:.3g} mJ an image, {e.watts:.1f} W, of the "
+        f"whole device by {e.source}, idle power included; {e.images:,} images in {e.seconds:.1f} s"
     )

@@ -2,10 +2,10 @@
 
 In: timings in pairs, both of a pair taken one right after the other. Out: a `Ratio`.
 
-    ratio_of         pairs that all do the same work: the median of their ratios, and the interval of
-                     the sign test for it, two of the ratios themselves. It asks for no distribution,
-                     only that a pair is as likely above the true median as below it. Conover,
-                     Practical Nonparametric Statistics, 3.2.
+    ratio_of         pairs that all do the same work: the median of their ratios, and the sign
+                     test's interval for it, two of the ratios themselves. It asks for no
+                     distribution, only that a pair is as likely above the true median as below it.
+                     Conover, Practical Nonparametric Statistics, 3.2.
     ratio_of_totals  pairs whose work differs, as that of single images does which exit early or
                      late: total over total, since the median pair is then one kind of image and not
                      the mix of them; the interval resamples pairs.

@@ -27,7 +27,7 @@ from cascade_bench import (
 from cascade_bench.fresh import Order, used
 from cascade_bench.limits import Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
-from cascade_bench.workload import SEED, Workload, open_workload
+from cascade_bench.workload import SEED, Workload, open_workload, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import LabelledImages, read_labelled
 from cascade_calib.progress import Progress
@@ -62,12 +62,6 @@ class Plan:
     load: bool = False
     thread_sweep: bool = False
     limits: Limits = field(default_factory=Limits)
-
-    @property
-    def split_read(self) -> str | None:
-        """The split that is read: only a splits.json has any."""
-        is_splits = self.data is not None and self.data.lower().endswith(".json")
-        return self.split or ("val_test" if is_splits else None)
 
 
 def run(plan: Plan, progress: Progress | None = None) -> Record:
@@ -171,7 +165,7 @@ def _measure(
 def _labelled(plan: Plan, cascade: Cascade) -> LabelledImages | None:
     if plan.data is None:
         return None
-    images = read_labelled(plan.data, split=plan.split_read)
+    images = read_labelled(plan.data, split=split_read(plan.data, plan.split))
     return in_the_classes_of(images, cascade.manifest.model.classes)
 
 
@@ -180,7 +174,7 @@ def _quality(
 ) -> quality.Quality:
     if images is None:
         return quality.certified(cascade.certificate)
-    name = plan.split_read or Path(str(plan.data)).name
+    name = split_read(plan.data, plan.split) or Path(str(plan.data)).name
 
     def told(what: str, done: int, total: int) -> None:
         if progress is not None:  # the same words were used for the images to be timed

@@ -12,6 +12,10 @@ from pathlib import Path
 
 RECORDS = {
     "run": "cascade_bench.record:Record",
+    "history": "cascade_bench.history:Entry",
+    "soak": "cascade_bench.soak_record:Soak",
+    "soak-start": "cascade_bench.soak_record:Start",
+    "soak-minute": "cascade_bench.soak_record:Minute",
 }
 """By name, the module and its dataclass; the module has FORMAT and VERSION."""
 

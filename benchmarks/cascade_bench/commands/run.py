@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from cascade_bench.record import Record
     from cascade_bench.run import Runtime
 
-WIDTH = 100
-
 
 @click.command("run", short_help="Every measurement, and PASS or FAIL for each target.")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -84,6 +82,8 @@ def command(
     from cascade_bench.limits import Limits
     from cascade_bench.run import Plan
     from cascade_bench.run import run as measure
+    from cascade_bench.show import finish
+    from cascade_bench.tables import render
     from cascade_calib.progress import shown
 
     pictures.check_path(plot)
@@ -102,41 +102,23 @@ def command(
     )
     with shown() as progress:
         record = measure(plan, progress)
-    _draw(record, plot, report)
-    _print(record, as_json)
+    finish(
+        record.to_dict,
+        lambda: render(record),
+        lambda: _pictures(record),
+        f"{bundle.name} on {record.target}: what was measured",
+        as_json=as_json,
+        plot=plot,
+        report=report,
+    )
     if not record.passed:
         sys.exit(MISSED_STATUS)
 
 
-def _draw(record: Record, plot: Path | None, report: Path | None) -> None:
-    if plot is None and report is None:
-        return
-    from cascade_bench import page, pictures
+def _pictures(record: Record) -> dict[str, bytes]:
     from cascade_bench.plot import draw, draw_load
-    from cascade_bench.tables import render
 
-    picture = draw(record)
-    if plot is not None:
-        pictures.write(plot, picture)
-    if report is not None:
-        images = {"throughput over batch size; where images stop and time goes": picture}
-        if record.load is not None:
-            images["latency over load; rate over clients"] = draw_load(record.load)
-        title = f"{Path(record.bundle).name} on {record.target}"
-        page.write(report, f"{title}: what was measured", render(record), images)
-
-
-def _print(record: Record, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        click.echo(json.dumps(record.to_dict(), allow_nan=False))
-        return
-    from rich.console import Console
-
-    from cascade_bench.tables import render
-
-    # A log file has no width of its own; the widest table needs this much.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    for part in render(record):
-        console.print(part)
+    found = {"throughput over batch size; where images stop and time goes": draw(record)}
+    if record.load is not None:
+        found["latency over load; rate over clients"] = draw_load(record.load)
+    return found
