@@ -103,7 +103,7 @@ class Plan:
     split: str | None = None
     target: str = "auto"
     threads: int | None = None
-    pairs: int = 16
+    pairs: int = 20
     seconds: float = 1.0
     max_slowdown: float = 0.05
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHORT = 10
+SUBJECT = 30
 
 
 def render(entry: Entry) -> Iterator[Table | Text]:
@@ -71,7 +73,7 @@ def render_all(history: Sequence[Entry]) -> Iterator[Table | Text]:
     )
     for entry in history:
         table.add_row(
-            f"{entry.revision.commit[:SHORT]} {entry.revision.subject}",
+            f"{entry.revision.commit[:SHORT]} {shorten(entry.revision.subject, SUBJECT)}",
             entry.baseline.commit[:SHORT],
             entry.made_by.created[:10],
             *(_cell(x) for x in entry.findings),

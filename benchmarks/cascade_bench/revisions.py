@@ -72,6 +72,7 @@ def _git(repository: Path, *words: str) -> str:
     except OSError as error:
         raise ConfigError(f"git cannot be run: {error.strerror}") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        said = next((line for line in lines if line.startswith("fatal:")), lines[-1])
         raise ConfigError(f"{repository}: git {words[0]} says: {said}")
     return done.stdout

@@ -211,7 +211,9 @@ def test_unknown_target_names_those_of_the_bundle(bench: Bench, template: Sample
     assert done.status == 4 and ONNX in done.err and OPENVINO in done.err
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), *((verb, "--help") for verb in ("run", "soak", "history", "schema"))]
+)
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     script = """
 import sys

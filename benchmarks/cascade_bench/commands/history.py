@@ -28,7 +28,7 @@ from cascade_runtime.command import MISSED_STATUS
 @click.option(
     "--pairs",
     type=click.IntRange(8),
-    default=16,
+    default=20,
     show_default=True,
     help="Of fresh processes; with fewer than 8 there is no interval for all metrics at once.",
 )
