@@ -54,6 +54,11 @@ class Drift:
         """Whether the whole interval lies above the limit."""
         return self.judged and self.low > self.limit
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the interval has the limit within it: neither shown nor excluded."""
+        return self.judged and self.low <= self.limit < self.high
+
 
 def drift(
     name: str, unit: str, values: Values, hours: Values, segments: Segments, limit: float

@@ -100,7 +100,7 @@ def _metric(axes: Axes, history: Sequence[Entry], index: int) -> None:
         colour = LIMIT if x.verdict == "regression" else COLOURS[0]
         axes.plot([place, place], [x.ratio.low, x.ratio.high], "-", color=colour, linewidth=2)
         axes.plot([place], [x.ratio.ratio], "o", color=colour, markersize=5)
-    axes.plot(range(len(found)), [x.allowed for x in found], "--", color=LIMIT, linewidth=1)
+    axes.plot(range(len(found)), [x.allowed for x in found], "_--", color=LIMIT, linewidth=1)
     axes.axhline(1.0, color=INK, linewidth=0.8)
     names = [entry.revision.commit[:7] for entry in history]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)

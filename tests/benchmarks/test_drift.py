@@ -22,7 +22,13 @@ def test_a_line_has_its_own_slope_whatever_a_few_rows_do() -> None:
 def test_a_slope_within_the_limit_is_no_alarm_however_sure_it_is() -> None:
     values = 100 + 3 * MINUTES
     found = drift("memory", "MiB", values, MINUTES, ONE, limit=5)
-    assert found.low == pytest.approx(3) and not found.alarm
+    assert found.low == pytest.approx(3) and not found.alarm and not found.undecided
+
+
+def test_an_interval_around_the_limit_is_undecided() -> None:
+    noise = np.random.default_rng(0).normal(0, 30, 240)
+    found = drift("memory", "MiB", 100 + noise, MINUTES, ONE, limit=1)
+    assert found.low < 1 < found.high and found.undecided and not found.alarm
 
 
 def test_a_restart_is_no_drop_and_no_jump() -> None:
