@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from cascade_bench.drift import LEAST_ROWS, SETTLE_HOURS, drift, settled
+from cascade_bench.drift import LEAST_ROWS, SETTLE_HOURS, Drift, drift, settled
 
 MINUTES = np.arange(240) / 60.0
 ONE = np.ones(240, dtype=np.int64)
@@ -26,9 +28,9 @@ def test_a_slope_within_the_limit_is_no_alarm_however_sure_it_is() -> None:
 
 
 def test_an_interval_around_the_limit_is_undecided() -> None:
-    noise = np.random.default_rng(0).normal(0, 30, 240)
-    found = drift("memory", "MiB", 100 + noise, MINUTES, ONE, limit=1)
-    assert found.low < 1 < found.high and found.undecided and not found.alarm
+    found = Drift("memory", "MiB", 60, 1.0, per_hour=2, low=0.5, high=4, confidence=0.95, limit=1)
+    assert found.undecided and not found.alarm
+    assert not replace(found, low=1.5).undecided and not replace(found, high=0.9).undecided
 
 
 def test_a_restart_is_no_drop_and_no_jump() -> None:
