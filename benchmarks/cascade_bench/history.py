@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from cascade_bench import fresh, machine
-from cascade_bench.forms import plain
+from cascade_bench.forms import parse, plain
 from cascade_bench.fresh import Order, Run, used
 from cascade_bench.machine import Machine
 from cascade_bench.ratios import Ratio, ratio_of
@@ -197,7 +197,7 @@ def entries(lines: Sequence[dict[str, Any]], path: Path) -> list[Entry]:
         if (line.get("format"), line.get("version")) != (FORMAT, VERSION):
             raise ConfigError(f"{path}: line {number} is no line of a history, version {VERSION}")
         try:
-            found.append(msgspec.convert(line, Entry))
+            found.append(parse(line, Entry))
         except msgspec.ValidationError as error:
             raise ConfigError(f"{path}: line {number}: {error}") from error
     return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from cascade_bench import journal
 from cascade_bench.drift import Drift, drift
-from cascade_bench.forms import plain
+from cascade_bench.forms import parse, plain
 from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import MadeBy
 
@@ -135,8 +135,8 @@ def read(entries: list[dict[str, Any]], path: Path) -> tuple[Start | None, list[
                 f"{path}: line {number} is no line of a soak's state, version {VERSION}"
             )
     try:
-        start = msgspec.convert(entries[0], Start) if entries else None
-        return start, [msgspec.convert(entry, Minute) for entry in entries[1:]]
+        start = parse(entries[0], Start) if entries else None
+        return start, [parse(entry, Minute) for entry in entries[1:]]
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from error
 
