@@ -25,7 +25,8 @@ def draw(found: Projection) -> bytes:
     batch = max(asked.batches)
     along = np.linspace(0, 1, _POINTS)
     lines = [(each, preset(name)) for name in asked.presets for each in found.devices]
-    with drawing(9.6, 4.8) as figure:
+    title = f"Predicted throughput at batch {batch}, engines alone; bands: slow to fast"
+    with drawing(9.6, 4.8, title) as figure:
         axes = figure.subplots()
         for index, (each, network) in enumerate(lines):
             size = asked.image_size or network.image_size
@@ -59,10 +60,4 @@ def draw(found: Projection) -> bytes:
         axes.grid(axis="y", **GRID)
         axes.set_axisbelow(True)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        figure.suptitle(
-            f"Predicted throughput at batch {batch}, engines alone; bands: slow to fast",
-            x=0.01,
-            ha="left",
-            fontsize=9.5,
-        )
         return encoded(figure)
