@@ -19,6 +19,9 @@ VERBS = {
     "targets": "cascade_bench.commands.targets",
     "roofline": "cascade_bench.commands.roofline",
     "project": "cascade_bench.commands.project",
+    "soak": "cascade_bench.commands.soak",
+    "history": "cascade_bench.commands.history",
+    "schema": "cascade_bench.commands.schema",
 }
 """By name, the module whose `command` is the verb; imported when it is asked for."""
 

@@ -1,7 +1,7 @@
 """The cascade against the same network always run to the end.
 
 In: a cascade and the images. Out: the ratio of their throughputs, as the median over interleaved
-pairs with the smallest and the largest. Both sides are the same engines on the same images in the
+pairs with its interval. Both sides are the same engines on the same images in the
 same batches; only the early exits' thresholds differ, so the ratio is what exiting early is worth.
 Of a two-model cascade the other side is the second model alone: nobody would run both to the end.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from cascade_bench.ratios import ratio_of
 from cascade_bench.timing import interleaved
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
@@ -27,7 +28,8 @@ SPREAD_LIMIT = 1.3
 class Comparison:
     """Paired timings, seconds for `images` images each, and the ratio full over cascade.
 
-    ratio is the median of the pairs' ratios. spread is the slowest over the fastest timing of the
+    ratio is the median of the pairs' ratios, between ratio_low and ratio_high at `confidence` (see
+    `ratios`). spread is the slowest over the fastest timing of the
     always-full network: its work is the same every time, so what varies is the machine.
     """
 
@@ -38,6 +40,7 @@ class Comparison:
     ratio: float
     ratio_low: float
     ratio_high: float
+    confidence: float
     spread: float
 
     @property
@@ -87,14 +90,15 @@ def compare(
 
 def from_pairs(batch: int, images: int, times: np.ndarray) -> Comparison:
     """The figures of paired timings, seconds [pairs, 2], the cascade's in column 0."""
-    ratios = times[:, 1] / times[:, 0]
+    found = ratio_of(times[:, 1], times[:, 0], images)
     return Comparison(
         batch=batch,
         images=images,
         cascade_s=tuple(map(float, times[:, 0])),
         always_full_s=tuple(map(float, times[:, 1])),
-        ratio=float(np.median(ratios)),
-        ratio_low=float(ratios.min()),
-        ratio_high=float(ratios.max()),
+        ratio=found.ratio,
+        ratio_low=found.low,
+        ratio_high=found.high,
+        confidence=found.confidence,
         spread=float(times[:, 1].max() / times[:, 1].min()),
     )

@@ -1,23 +1,20 @@
 """What a process that uses the bundle costs: memory, import time, time to the first decision.
 
 In: a bundle, a target, some image files. Out: a `Footprint`, from fresh Python processes that
-import the runtime and nothing else; each figure is the median of several.
+import the runtime and nothing else; each figure is the median of several. This is the cold start of
+a process, not of a machine: only root can empty the system's cache of files, so the bundle's and
+the libraries' bytes may come from memory.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
-from cascade_runtime.errors import TargetError
+from cascade_bench import fresh
+from cascade_bench.fresh import Order
 
 PROCESSES = 3
-MOST_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -38,34 +35,22 @@ class Footprint:
     first_decision_s: float
 
 
-def measure(
-    bundle: Path, target: str, threads: int | None, files: Sequence[Path], processes: int
-) -> Footprint:
+def measure(order: Order, processes: int) -> Footprint:
     """Start `processes` processes one after the other.
 
     Raises:
         TargetError: a process failed where this one did not; its last line says why.
     """
-    used = [str(file) for file in files[:MOST_FILES]]
-    order = {"bundle": str(bundle), "target": target, "threads": threads, "files": used}
-    runs = [_once(order) for _ in range(processes)]
-    middle = {key: float(median(run[key] for run in runs)) for key in runs[0]}
-    return Footprint(processes=processes, images=len(used), **middle)
+    runs = [fresh.run(order) for _ in range(processes)]
 
+    def middle(name: str) -> float:
+        return float(median(getattr(run, name) for run in runs))
 
-def _once(order: Mapping[str, object]) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cascade_bench.fresh_process"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=False,
+    return Footprint(
+        processes=processes,
+        images=len(order.files),
+        peak_memory_mib=middle("peak_memory_mib"),
+        import_s=middle("import_s"),
+        open_s=middle("open_s"),
+        first_decision_s=middle("first_decision_s"),
     )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise TargetError(
-            f"a fresh process that opens {order['bundle']} ended with status {done.returncode} "
-            f"({last}); is there enough memory for a second copy?"
-        )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found

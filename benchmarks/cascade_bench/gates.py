@@ -6,21 +6,24 @@ the sweep over batch sizes is left out, the batch being given.
 
 The JSON object, `"format": "cascade-edge.targets"`, `"version": 1`: made_by, bundle, runtime,
 target, latency, file_throughput, quality, checks and passed, each as in `record`.
+`cascade-bench schema targets` prints its JSON Schema.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cascade_bench import latency, record, throughput
+from cascade_bench.forms import parse, plain
+from cascade_bench.latency import Latencies
 from cascade_bench.limits import Check, Limits, judge
-from cascade_bench.quality import Quality, Share
+from cascade_bench.quality import Quality
 from cascade_bench.run import Plan, labelled, quality_of
+from cascade_bench.throughput import FileRate
 from cascade_bench.workload import SEED, open_workload
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
@@ -36,11 +39,16 @@ _READ = {record.FORMAT: record.VERSION, FORMAT: VERSION}
 
 @dataclass(frozen=True)
 class Gates:
-    """What the targets are judged by, the checks, and the JSON object that says both."""
+    """What the targets are judged by, and the checks."""
 
+    made_by: MadeBy
+    bundle: str
+    runtime: str
+    target: str
+    latency: Latencies
+    file_throughput: FileRate
     quality: Quality
     checks: tuple[Check, ...]
-    said: dict[str, Any]
 
     @property
     def passed(self) -> bool:
@@ -49,11 +57,7 @@ class Gates:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the module's text."""
-        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
-        found: dict[str, Any] = record.json_safe(
-            self.said | {"checks": checks, "passed": self.passed}
-        )
-        return found
+        return {"format": FORMAT, "version": VERSION, **plain(self)}
 
 
 def measure(plan: Plan, batch: int = BATCH, progress: Progress | None = None) -> Gates:
@@ -70,67 +74,42 @@ def measure(plan: Plan, batch: int = BATCH, progress: Progress | None = None) ->
         guess = 1000 / alone.engine.p50_ms
         files = throughput.from_files(cascade, work, batch, guess, plan.seconds)
     quality = quality_of(plan, cascade, images, progress)
-    said = {
-        "format": FORMAT,
-        "version": VERSION,
-        "made_by": msgspec.to_builtins(made_by(SEED)),
-        "bundle": str(plan.bundle),
-        "runtime": plan.runtime,
-        "target": cascade.target,
-        "latency": asdict(alone),
-        "file_throughput": asdict(files),
-        "quality": record.quality_dict(quality),
-    }
-    checks = judge(
-        plan.limits,
+    return Gates(
+        made_by=made_by(SEED),
+        bundle=str(plan.bundle),
+        runtime=plan.runtime,
+        target=cascade.target,
+        latency=alone,
+        file_throughput=files,
+        quality=quality,
+        checks=_judge(plan.limits, alone, files, quality),
+    )
+
+
+def _judge(
+    limits: Limits, alone: Latencies, files: FileRate, quality: Quality
+) -> tuple[Check, ...]:
+    return judge(
+        limits,
         p95_ms=alone.decision.p95_ms,
         rate=files.images_per_s,
         batch=files.batch,
         quality=quality,
     )
-    return Gates(quality, checks, said)
 
 
-class _Decision(msgspec.Struct):
-    p95_ms: float | None
+@dataclass(frozen=True)
+class _Measured:
+    """Of a record, what the gates need."""
 
-
-class _Latency(msgspec.Struct):
-    decision: _Decision
-
-
-class _Files(msgspec.Struct):
-    batch: int
-    images_per_s: float | None
-
-
-class _Share(msgspec.Struct):
-    value: float | None
-    part: int
-    of: int
-    low: float | None
-    high: float | None
-
-
-class _Quality(msgspec.Struct):
-    source: str
-    bounds: str
-    coverage: _Share
-    error: _Share
-
-
-class _Said(msgspec.Struct):
-    """Of a record, what the gates need; null is a figure that is undefined."""
-
-    format: str
     version: int
     made_by: MadeBy
     bundle: str
     runtime: str
     target: str
-    latency: _Latency
-    file_throughput: _Files
-    quality: _Quality
+    latency: Latencies
+    file_throughput: FileRate
+    quality: Quality
 
 
 def read(path: Path, limits: Limits) -> Gates:
@@ -150,39 +129,15 @@ def read(path: Path, limits: Limits) -> Gates:
                 f"{path}: format is {whole.get('format')!r}, must be one of "
                 f"{', '.join(map(repr, _READ))}; write it with cascade-bench run --json"
             )
-        said = msgspec.convert(whole, _Said)
+        kind = whole["format"]
+        found = parse(whole, _Measured)
     except msgspec.DecodeError as error:  # a ValidationError too
         raise DataError(f"{path}: not the JSON of cascade-bench run ({error})") from error
-    if said.version != _READ[said.format]:
+    if found.version != _READ[kind]:
         raise DataError(
-            f"{path}: {said.format} version {said.version}, this reader knows "
-            f"{_READ[said.format]}; upgrade cascade-edge"
+            f"{path}: {kind} version {found.version}, this reader knows {_READ[kind]}; "
+            "upgrade cascade-edge"
         )
-    quality = Quality(
-        source=said.quality.source,
-        bounds=said.quality.bounds,
-        coverage=_share(said.quality.coverage),
-        error=_share(said.quality.error),
-        evaluation=None,
-    )
-    files = said.file_throughput
-    checks = judge(
-        limits,
-        p95_ms=_number(said.latency.decision.p95_ms),
-        rate=_number(files.images_per_s),
-        batch=files.batch,
-        quality=quality,
-    )
-    kept = ("made_by", "bundle", "runtime", "target", "latency", "file_throughput", "quality")
-    head = {"format": FORMAT, "version": VERSION}
-    return Gates(quality, checks, head | {name: whole[name] for name in kept})
-
-
-def _share(share: _Share) -> Share:
-    return Share(
-        _number(share.value), share.part, share.of, _number(share.low), _number(share.high)
-    )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    said = {name: value for name, value in vars(found).items() if name != "version"}
+    checks = _judge(limits, found.latency, found.file_throughput, found.quality)
+    return Gates(**said, checks=checks)

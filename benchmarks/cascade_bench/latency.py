@@ -18,10 +18,14 @@ LEAST = 20
 
 @dataclass(frozen=True)
 class Latencies:
-    """Batch 1: `decision` from the bytes of a file to a `Result`, `engine` from pixels."""
+    """Batch 1: `decision` from the bytes of a file to a `Result`, `engine` from pixels.
+
+    warm_up: calls of each that came first and were not counted.
+    """
 
     decision: Latency
     engine: Latency
+    warm_up: int
 
 
 def measure(cascade: Cascade, answering: Cascade, work: Workload, seconds: float) -> Latencies:
@@ -39,4 +43,4 @@ def measure(cascade: Cascade, answering: Cascade, work: Workload, seconds: float
         least=LEAST,
         warm_up=WARM_UP,
     )
-    return Latencies(summarise(times[:, 0]), summarise(times[:, 1]))
+    return Latencies(summarise(times[:, 0]), summarise(times[:, 1]), WARM_UP)

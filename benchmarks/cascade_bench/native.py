@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import numpy as np
 
+from cascade_bench.ratios import Ratio, ratio_of
 from cascade_bench.timing import interleaved
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
@@ -27,17 +29,6 @@ from cascade_runtime.native_abi import library_path
 COMMAND = "cascade_overhead"
 LEAST_PAIRS = 8
 MOST_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times one took of the other: median over `pairs` pairs, smallest, largest."""
-
-    pairs: int
-    images: int
-    ratio: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -109,8 +100,8 @@ def _overhead(words: Sequence[str], work: Workload, seconds: float, processes: i
         file.write(np.ascontiguousarray(frames).tobytes())
         file.flush()
         runs = [_run("pairs", *words, share, file.name, first) for first in orders]
-    ratios = [np.array(run["cascade_s"]) / np.array(run["bare_s"]) for run in runs]
-    return _ratio(np.concatenate(ratios), len(frames))
+    ours, bare = (np.concatenate([run[side] for run in runs]) for side in ("cascade_s", "bare_s"))
+    return ratio_of(ours, bare, len(frames))
 
 
 def _speedup(
@@ -125,15 +116,10 @@ def _speedup(
         least=LEAST_PAIRS,
     )
     rates = images / np.median(times, axis=0)
-    return _ratio(times[:, 0] / times[:, 1], images), (float(rates[0]), float(rates[1]))
+    return ratio_of(times[:, 0], times[:, 1], images), (float(rates[0]), float(rates[1]))
 
 
-def _ratio(ratios: np.ndarray, images: int) -> Ratio:
-    low, high = float(ratios.min()), float(ratios.max())
-    return Ratio(len(ratios), images, float(np.median(ratios)), low, high)
-
-
-def _run(*words: str) -> dict[str, float]:
+def _run(*words: str) -> dict[str, Any]:
     library = library_path()
     command = Path(library).with_name(COMMAND)
     if not command.exists():
@@ -147,5 +133,5 @@ def _run(*words: str) -> dict[str, float]:
     )
     if done.returncode:
         raise TargetError(f"{' '.join([COMMAND, *words])}: {done.stderr.strip()}")
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found

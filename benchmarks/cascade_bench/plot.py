@@ -1,81 +1,39 @@
-"""The benchmark as a picture: throughput over batch size, and where images and time go.
+"""The benchmark as pictures: throughput over batch size, where images and time go, and load.
 
-In: a `Record`. Out: a PNG. Nothing global is touched: no pyplot, and no display is needed.
+In: a `Record`. Out: PNG bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cascade_bench.load import Load
+from cascade_bench.pictures import png
 from cascade_bench.record import Record
-from cascade_calib.plots import COLOURS, FAINT, INK
-from cascade_runtime.errors import ConfigError
+from cascade_calib.plots import COLOURS, FAINT, INK, LIMIT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _FULL = "#9aa5ae"
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 _SMALLEST_LABEL = 0.06
 
 
-def check_path(path: Path | None, option: str = "--plot", suffix: str = ".png") -> None:
-    """Say what is wrong with the name before a minute of measuring, not after it.
-
-    Raises:
-        ConfigError: it ends otherwise, or is in a folder that is not there.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"{option} {str(path)!r} must end in {suffix}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{option}: the folder {path.parent} does not exist; make it first")
+def draw(record: Record) -> bytes:
+    """The picture of `--plot`."""
+    both = [partial(_throughput, record=record), partial(_shares, record=record)]
+    return png(both, _title(record), (3, 2))
 
 
-def write(record: Record, path: Path) -> None:
-    """Draw and write the PNG."""
-    with drawing(path, 9.6, 3.8) as figure:
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _throughput(left, record)
-        _shares(right, record)
-        figure.suptitle(_title(record), x=0.01, ha="left", fontsize=9.5)
-
-
-@contextmanager
-def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, in the style of all of them; `path` is written when it ends."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        temporary = path.with_name(f".{path.name}.tmp")
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+def draw_load(load: Load) -> bytes:
+    """What `--load` measured."""
+    return png([partial(_load, load=load), partial(_clients, load=load)], widths=(3, 2))
 
 
 def _title(record: Record) -> str:
-    noisy = "  (noisy machine)" if record.comparison.noisy else ""
+    noisy = "  (noisy machine)" if record.noisy else ""
     name = Path(record.bundle).name
     return f"{name} on {record.target}; {record.machine.cpu}, {record.machine.cores} cores{noisy}"
 
@@ -101,8 +59,6 @@ def _throughput(axes: Axes, record: Record) -> None:
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color="#e8edf1", linewidth=0.8)
-    axes.set_axisbelow(True)
     c = record.comparison
     axes.set(xlabel="batch size", ylabel="images a second")
     axes.set_title(
@@ -110,6 +66,44 @@ def _throughput(axes: Axes, record: Record) -> None:
         f"({c.ratio_low:.2f} to {c.ratio_high:.2f})"
     )
     axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def _load(axes: Axes, load: Load) -> None:
+    rates = [point.offered for point in load.open]
+    for name, colour in (("p99_ms", COLOURS[1]), ("p50_ms", COLOURS[0])):
+        values = [getattr(point.latency, name) for point in load.open]
+        axes.plot(rates, values, "o-", color=colour, linewidth=2, markersize=5, label=name[:3])
+    late = [point for point in load.open if not point.kept_up]
+    axes.plot(
+        [point.offered for point in late],
+        [point.latency.p50_ms for point in late],
+        "x",
+        color=LIMIT,
+        markersize=9,
+        label="not kept up with",
+    )
+    axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.set(xlabel="images offered a second", ylabel="ms from due to answered")
+    axes.set_title("Open loop: latency over load")
+    axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def _clients(axes: Axes, load: Load) -> None:
+    clients = [loop.clients for loop in load.closed]
+    axes.plot(
+        clients,
+        [loop.images_per_s for loop in load.closed],
+        "o-",
+        color=COLOURS[0],
+        linewidth=2,
+        markersize=5,
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(clients, [str(n) for n in clients])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="clients", ylabel="images a second", title="Closed loop: rate over clients")
 
 
 def _shares(axes: Axes, record: Record) -> None:
@@ -132,6 +126,7 @@ def _shares(axes: Axes, record: Record) -> None:
                 axes.text(middle, row, f"{100 * share:.0f} %", ha="center", va="center", color=dark)
             start += share
     axes.set_yticks(range(len(bars)), list(bars))
+    axes.grid(visible=False)
     axes.set(xlim=(0, 100), xlabel="share, %", title="Where images stop and time goes")
     names = [f"stage {i}" for i in range(len(record.stages))]
     handles = [axes.barh(0, 0, color=COLOURS[i]) for i in range(len(names))]

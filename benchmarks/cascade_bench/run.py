@@ -13,17 +13,21 @@ from typing import Literal, TypeVar
 
 from cascade_bench import (
     comparison,
+    energy,
     footprint,
     latency,
+    load,
     machine,
     native,
+    pinning,
     quality,
     stage_shares,
     throughput,
 )
+from cascade_bench.fresh import Order, used
 from cascade_bench.limits import Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
-from cascade_bench.workload import SEED, Workload, open_workload
+from cascade_bench.workload import SEED, Workload, open_workload, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import LabelledImages, read_labelled
 from cascade_calib.progress import Progress
@@ -32,7 +36,9 @@ from cascade_runtime.cascade import Cascade
 
 T = TypeVar("T")
 Runtime = Literal["python", "native"]
-PLANNED_SHARES = 10  # of `Plan.seconds`, over the measurements of `_measure`
+PLANNED_SHARES = 11  # of `Plan.seconds`, over the measurements of `_measure`
+LOAD_SHARES = 6
+SWEEP_SHARES = 6
 NATIVE_SHARES = 3  # more, of libcascade beside the engine and the Python runtime
 
 
@@ -42,6 +48,7 @@ class Plan:
     the comparison twice, being two each.
 
     split: of a splits.json given as `data`; None takes `val_test`, which nothing was fitted to.
+    load, thread_sweep: also measure these, which take long.
     runtime: who decides where files are timed; the engines alone are the same for both.
     """
 
@@ -52,13 +59,9 @@ class Plan:
     split: str | None = None
     seconds: float = 4.0
     runtime: Runtime = "python"
+    load: bool = False
+    thread_sweep: bool = False
     limits: Limits = field(default_factory=Limits)
-
-    @property
-    def split_read(self) -> str | None:
-        """The split that is read: only a splits.json has any."""
-        is_splits = self.data is not None and self.data.lower().endswith(".json")
-        return self.split or ("val_test" if is_splits else None)
 
 
 def run(plan: Plan, progress: Progress | None = None) -> Record:
@@ -87,7 +90,9 @@ def _measure(
     answering = cascade
     if plan.runtime == "native":
         answering = Cascade.open(plan.bundle, cascade.target, threads=plan.threads, engine="native")
+    order = Order(str(plan.bundle), cascade.target, plan.threads, used(work.files))
     shares = PLANNED_SHARES + (NATIVE_SHARES if answering is not cascade else 0)
+    shares += LOAD_SHARES * plan.load + SWEEP_SHARES * plan.thread_sweep
     steps = _Steps(progress, shares * s)
     alone = steps.take(2 * s, lambda: latency.measure(cascade, answering, work, 2 * s))
     rates = steps.take(3 * s, lambda: throughput.sweep(cascade, work, 3 * s))
@@ -100,12 +105,22 @@ def _measure(
         lambda: comparison.compare(cascade, work, best.batch, best.always_full, 2 * s),
     )
     stages = steps.take(s, lambda: stage_shares.measure(cascade, work, best.batch, s))
-    fresh = steps.take(
+    on_gpu = cascade.manifest.targets[cascade.target].device != "cpu"
+    block = [work.files[index % len(work)] for index in range(largest.batch)]
+    spent = steps.take(
         s,
-        lambda: footprint.measure(
-            plan.bundle, cascade.target, plan.threads, work.files, footprint.PROCESSES
+        lambda: energy.measure(
+            lambda _: answering.classify(block, len(block)), len(block), on_gpu, s
         ),
     )
+    traffic = threads = None
+    if plan.load:
+        t = LOAD_SHARES * s
+        traffic = steps.take(t, lambda: load.measure(answering, work, t))
+    if plan.thread_sweep:
+        u = SWEEP_SHARES * s
+        threads = steps.take(u, lambda: pinning.measure(order, u))
+    fresh = steps.take(s, lambda: footprint.measure(order, footprint.PROCESSES))
     beside = None
     if answering is not cascade:
         beside = steps.take(
@@ -130,6 +145,9 @@ def _measure(
         file_throughput=files,
         comparison=against,
         stages=stages,
+        energy=spent,
+        load=traffic,
+        thread_sweep=threads,
         footprint=fresh,
         native=beside,
         quality=found,
@@ -148,7 +166,7 @@ def labelled(plan: Plan, cascade: Cascade) -> LabelledImages | None:
     """The images of `plan.data`, in the classes of the bundle; None without."""
     if plan.data is None:
         return None
-    images = read_labelled(plan.data, split=plan.split_read)
+    images = read_labelled(plan.data, split=split_read(plan.data, plan.split))
     return in_the_classes_of(images, cascade.manifest.model.classes)
 
 
@@ -158,7 +176,7 @@ def quality_of(
     """Measured on `images`, or the certificate's where there are none."""
     if images is None:
         return quality.certified(cascade.certificate)
-    name = plan.split_read or Path(str(plan.data)).name
+    name = split_read(plan.data, plan.split) or Path(str(plan.data)).name
 
     def told(what: str, done: int, total: int) -> None:
         if progress is not None:  # the same words were used for the images to be timed

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from cascade_bench.cells import PERCENTILES, between, milliseconds, numbers_right, sureness
 from cascade_bench.limits import Check
+from cascade_bench.load_tables import energy_line, load_tables, thread_table
 from cascade_bench.native import Native
 from cascade_bench.quality import Quality, Share
 from cascade_bench.record import Record
 from cascade_bench.throughput import BATCHES
-from cascade_bench.timing import Latency
+from cascade_bench.timing import LEAST_P999
 from cascade_calib import evaluate
 from cascade_calib.words import percent
 
@@ -28,7 +30,12 @@ def render(record: Record) -> Iterator[Table | Text]:
     yield _throughput(record)
     yield _against(record)
     yield _stages(record)
+    if record.load is not None:
+        yield from load_tables(record.load)
+    if record.thread_sweep:
+        yield thread_table(record.thread_sweep)
     yield _footprint(record)
+    yield energy_line(record.energy)
     if record.native is not None:
         yield _native(record.native, record.footprint.first_decision_s)
     if record.quality.evaluation is not None:
@@ -53,49 +60,57 @@ def _machine(record: Record) -> Iterator[Text]:
     )
     size = record.workload.mean_file_bytes / 1000
     yield Text(f"timed on {record.workload.description}; {size:.1f} kB a file")
+    if m.clocks.reason:
+        yield Text(f"clocks: {m.clocks.reason}")
+    else:
+        span = ", ".join(f"{mhz:.0f}" for mhz in m.clocks.mhz)
+        boost = {True: ", boost on", False: ", boost off", None: ""}[m.clocks.boost]
+        yield Text(f"clocks: {' and '.join(m.clocks.governors)}; {span} MHz afterwards{boost}")
 
 
 def _latency(record: Record) -> Table:
-    table = Table("batch 1, ms", "p50", "p95", "p99", "mean", "most", "repeats", title="Latency")
+    table = Table("batch 1, ms", *PERCENTILES, "mean", "most", "repeats", title="Latency")
     rows = {"file to decision": record.latency.decision, "engines only": record.latency.engine}
     for name, x in rows.items():
-        table.add_row(name, *_milliseconds(x), str(x.repeats))
+        table.add_row(name, *milliseconds(x), f"{x.mean_ms:.2f}", f"{x.max_ms:.2f}", str(x.repeats))
+    table.caption = f"after {record.latency.warm_up} calls of each that are not counted"
+    if min(x.repeats for x in rows.values()) < LEAST_P999:
+        table.caption += f"; p99.9 needs {LEAST_P999:,} repeats, give more --seconds"
     return numbers_right(table)
-
-
-def _milliseconds(x: Latency) -> list[str]:
-    return [f"{value:.2f}" for value in (x.p50_ms, x.p95_ms, x.p99_ms, x.mean_ms, x.max_ms)]
 
 
 def _throughput(record: Record) -> Table:
     table = Table(
-        "batch", "cascade", "always full", "ratio", "repeats", title="Throughput, images/s"
+        *("batch", "cascade", "always full", "ratio", "interval", "repeats"),
+        title="Throughput, images/s",
     )
     for rate in record.throughput:
         table.add_row(
             f"{rate.batch}, engines only",
             f"{rate.cascade:,.0f}",
             f"{rate.always_full:,.0f}",
-            f"{rate.cascade / rate.always_full:.2f}",
+            *between(rate.ratio),
             f"{rate.repeats}",
         )
     files = record.file_throughput
     table.add_row(
         f"{files.batch}, files to decisions",
         f"{files.images_per_s:,.0f}",
-        "",
-        "",
+        *("", "", ""),
         f"{files.repeats} x {files.images}",
     )
+    sure = sureness(rate.ratio for rate in record.throughput)
+    table.caption = f"ratios: of totals, over interleaved pairs; intervals: {sure}"
     if files.batch < max(BATCHES):
-        table.caption = f"larger batches than {files.batch} take too long for --seconds"
+        table.caption += f"; larger batches than {files.batch} take too long for --seconds"
     return numbers_right(table)
 
 
 def _against(record: Record) -> Table:
     c = record.comparison
     table = Table(
-        "", "images/s", "slowest to fastest", title="The cascade against the network run to the end"
+        *("", "images/s", "slowest to fastest"),
+        title="The cascade against the network run to the end",
     )
     for name, times in (("cascade", c.cascade_s), ("always full", c.always_full_s)):
         rates = sorted(c.images / t for t in times)
@@ -103,8 +118,8 @@ def _against(record: Record) -> Table:
         table.add_row(name, f"{middle:,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}")
     table.add_row("ratio", f"{c.ratio:.2f}", f"{c.ratio_low:.2f} to {c.ratio_high:.2f}")
     table.caption = (
-        f"medians of {len(c.cascade_s)} interleaved pairs, {c.images} images each in batches of "
-        f"{c.batch}; engines only"
+        f"ratio with its {percent(c.confidence)} interval; medians of {len(c.cascade_s)} "
+        f"interleaved pairs, {c.images} images each in batches of {c.batch}; engines only"
     )
     return numbers_right(table)
 
@@ -134,19 +149,22 @@ def _stages(record: Record) -> Table:
 
 def _footprint(record: Record) -> Table:
     f = record.footprint
-    table = Table("figure", "median", title="A fresh process")
+    table = Table("figure", "median", title="A fresh process, cold start")
     table.add_row("peak resident memory", f"{f.peak_memory_mib:,.0f} MiB")
     table.add_row("import of cascade_runtime", f"{f.import_s:.2f} s")
     table.add_row("opening the bundle, not warmed up", f"{f.open_s:.2f} s")
     table.add_row("import, open and first decision", f"{f.first_decision_s:.2f} s")
-    table.caption = f"of {f.processes} processes, {f.images} images each"
+    table.caption = (
+        f"medians of {f.processes} processes, {f.images} images each; the system may have had the "
+        "files in memory"
+    )
     return numbers_right(table)
 
 
 def _native(n: Native, python_first_s: float) -> Table:
     table = Table("figure", "found", "", title="libcascade")
     for name, x in (("over the bare engine, batch 1", n.overhead), ("over Python", n.speedup)):
-        table.add_row(name, f"{x.ratio:.3f} times", f"{x.low:.3f} to {x.high:.3f}")
+        table.add_row(name, *between(x, 3))
     speed = (f"{n.images_per_s:,.0f} images/s", f"Python {n.python_images_per_s:,.0f}")
     table.add_row(f"files to decisions, batch {n.batch}", *speed)
     memory = (f"{n.memory_mib:.1f} MiB", f"engine {n.engine_memory_mib:,.0f}")
@@ -154,8 +172,9 @@ def _native(n: Native, python_first_s: float) -> Table:
     first = (f"{1e3 * n.first_decision_s:.0f} ms", f"Python {1e3 * python_first_s:.0f}")
     table.add_row("open and first decision", *first)
     table.caption = (
-        f"ratios: medians of interleaved pairs, {n.overhead.pairs} of {n.overhead.images} frames, "
-        f"{n.speedup.pairs} of {n.speedup.images} files; the rest: fresh processes"
+        f"ratios with their {sureness((n.overhead, n.speedup))} intervals, "
+        f"{n.overhead.pairs} pairs of {n.overhead.images} frames, {n.speedup.pairs} of "
+        f"{n.speedup.images} files; the rest: fresh processes"
     )
     return numbers_right(table)
 
@@ -215,7 +234,7 @@ def _conclusion(record: Record) -> Iterator[Text]:
         f"acted on, of {c.n} calibration images. "
         f"{c.promise}{' ' + c.advice if c.advice else ''}"
     )
-    if record.comparison.noisy:
+    if record.noisy:
         yield Text(
             "noisy: the same work took up to "
             f"{record.comparison.spread:.2f} times as long from one repeat to the next; the "
@@ -231,10 +250,3 @@ def verdict_line(checks: Sequence[Check]) -> Text:
     if missed:
         return Text(f"{len(missed)} of {len(checks)} targets missed: {', '.join(missed)}")
     return Text(f"all {len(checks)} targets met")
-
-
-def numbers_right(table: Table) -> Table:
-    """The table, every column but the first to the right."""
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table

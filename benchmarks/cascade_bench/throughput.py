@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade_bench.comparison import full_network
+from cascade_bench.ratios import Ratio, ratio_of_totals
 from cascade_bench.timing import interleaved, repeat
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
@@ -22,12 +23,16 @@ LEAST_PASSES = 3
 
 @dataclass(frozen=True)
 class Rate:
-    """Images a second at one batch size, over `repeats` batches each."""
+    """Images a second at one batch size, over `repeats` batches each.
+
+    ratio: the cascade's rate over that of the network always run to the end, of paired batches.
+    """
 
     batch: int
     repeats: int
     cascade: float
     always_full: float
+    ratio: Ratio
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> Ra
         least=LEAST_PASSES,
     )
     rates = batch * len(times) / times.sum(axis=0)
-    return Rate(batch, len(times), float(rates[0]), float(rates[1]))
+    ratio = ratio_of_totals(times[:, 1], times[:, 0], batch)
+    return Rate(batch, len(times), float(rates[0]), float(rates[1]), ratio)
 
 
 def sweep(cascade: Cascade, work: Workload, seconds: float) -> tuple[Rate, ...]:

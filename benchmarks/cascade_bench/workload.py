@@ -7,6 +7,7 @@ few golden images are repeated: enough to time with, too few to say how many exi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from cascade_calib.labelled import LabelledImages, Progress, load_pixels
-from cascade_runtime.bundle import GOLDEN
+from cascade_runtime.bundle import GOLDEN, SUMS
 from cascade_runtime.cascade import Cascade
+from cascade_runtime.container import open_container
 from cascade_runtime.golden import load_golden
 from cascade_runtime.preprocess import Pixels
 
@@ -49,6 +51,17 @@ class Workload:
     def mean_file_bytes(self) -> float:
         """The mean size of a file; decoding time goes with it."""
         return float(np.mean([file.stat().st_size for file in self.files]))
+
+
+def bundle_sha256(path: Path) -> str:
+    """One hash for a bundle: of its SHA256SUMS, which has those of all its other files."""
+    return hashlib.sha256(open_container(path).read(SUMS)).hexdigest()
+
+
+def split_read(data: str | None, split: str | None) -> str | None:
+    """The split that is read: of a splits.json `val_test` unless told; nothing else has splits."""
+    is_splits = data is not None and data.lower().endswith(".json")
+    return split or ("val_test" if is_splits else None)
 
 
 @contextmanager

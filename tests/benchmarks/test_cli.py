@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from cascade_bench import record
+from cascade_bench import cli, record
 from cascade_calib.splits_file import Entry, Splits, content_hash, write_splits
 from cascade_runtime import manifest, native_abi
 
@@ -31,12 +31,15 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     assert set(found) == {
         *("format", "version", "made_by", "bundle", "runtime", "target", "why", "machine"),
         *("noisy", "workload", "latency", "throughput", "file_throughput", "comparison"),
+        *("energy", "load", "thread_sweep"),
         *("stages", "footprint", "native", "quality", "certificate", "checks", "passed"),
     }
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
     assert found["runtime"] == "python" and found["native"] is None
     assert found["target"] == ONNX and found["machine"]["threads"] == 1
-    assert set(found["latency"]) == {"decision", "engine"}
+    assert set(found["latency"]) == {"decision", "engine", "warm_up"}
+    assert found["latency"]["warm_up"] == 3 and found["latency"]["engine"]["p999_ms"] is None
+    assert found["load"] is None and found["thread_sweep"] is None
     assert found["latency"]["engine"]["repeats"] == 20
     assert {"ratio", "ratio_low", "ratio_high", "spread"} < set(found["comparison"])
     assert [check["name"] for check in found["checks"]] == [
@@ -148,6 +151,28 @@ def test_plot_is_a_png(bench: Bench, template: Sample, tmp_path: Path) -> None:
     assert list(tmp_path.glob(".bench*")) == []
 
 
+def test_report_is_one_page_that_needs_nothing_else(
+    bench: Bench, template: Sample, tmp_path: Path
+) -> None:
+    report = tmp_path / "run.html"
+    done = bench("run", template.path, *EASY, "--load", "--report", report)
+    assert done.status == 0, done.err
+    page = report.read_text()
+    assert page.startswith("<!DOCTYPE html>") and page.count("data:image/png;base64,") == 2
+    assert "default-src 'none'" in page and "http" not in page.replace("http-equiv", "")
+    for title in ("Latency", "Throughput", "Open loop", "Closed loop", "cold start", "Targets"):
+        assert f"{title}" in page and title in done.out
+    assert page.count("<h2>") == page.count("<table>") and "PASS" in page
+    assert list(tmp_path.glob(".run*")) == []
+
+
+def test_report_that_cannot_be_written_is_told_before_anything_is_measured(
+    bench: Bench, template: Sample, tmp_path: Path
+) -> None:
+    done = bench(template.path, "--report", tmp_path / "run.pdf")
+    assert done.status == 1 and done.err.startswith("error: --report") and done.out == ""
+
+
 def test_plot_that_cannot_be_written_is_told_before_anything_is_measured(
     bench: Bench, template: Sample, tmp_path: Path
 ) -> None:
@@ -186,7 +211,7 @@ def test_unknown_target_names_those_of_the_bundle(bench: Bench, template: Sample
     assert done.status == 4 and ONNX in done.err and OPENVINO in done.err
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("compare", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), *((verb, "--help") for verb in cli.VERBS)])
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     script = """
 import sys

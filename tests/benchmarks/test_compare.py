@@ -29,6 +29,7 @@ from cascade_train.presets import preset
 
 from ..compile.conftest import SIDE, Made, Trained, made, trained
 from .conftest import Done
+from .test_schemas import check
 
 __all__ = ["made", "trained"]
 
@@ -67,6 +68,7 @@ def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> 
     done = compare("--json", "--peers", FAST)
     assert done.status == 0, done.err
     found, text = done.record, str(record.__doc__)
+    check("compare", found)
     assert (found["format"], found["version"]) == ("cascade-edge.compare", 1)
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
     by_name = {one["name"]: one for one in found["contenders"]}

@@ -67,6 +67,7 @@ def test_ratio_is_the_median_over_pairs_and_not_over_sides() -> None:
     times = np.array([[1.0, 2.0], [10.0, 20.0], [1.0, 3.0]])
     found = from_pairs(32, 64, times)
     assert (found.ratio, found.ratio_low, found.ratio_high) == (2.0, 2.0, 3.0)
+    assert found.confidence == 0.75  # two of three pairs' ratios are rarely on one side
     assert found.spread == 10.0 and found.noisy
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cascade_bench import footprint, fresh_process, stage_shares, throughput
+from cascade_bench.fresh import Order, used
+from cascade_bench.ratios import ratio_of
 from cascade_bench.throughput import BATCHES, Rate, best
 from cascade_bench.workload import open_workload
 from cascade_calib.labelled import read_labelled
@@ -20,6 +22,8 @@ from cascade_runtime.errors import TargetError
 from cascade_runtime.preprocess import load_image
 
 from ..runtime.conftest import ONNX, Sample
+
+EVEN = ratio_of([1.0], [1.0], 1)
 
 
 def test_workload_files_and_pixels_are_the_same_images(cascade: Cascade, labelled: Path) -> None:
@@ -84,7 +88,7 @@ def test_sweep_stops_before_a_batch_that_takes_longer_than_its_share(
     """At 1 image a second on either side, a pair at batch 4 takes 8 s; its share is 5 s."""
 
     def slow(*arguments: object) -> Rate:
-        return Rate(int(arguments[2]), 3, 1.0, 1.0)
+        return Rate(int(arguments[2]), 3, 1.0, 1.0, EVEN)
 
     monkeypatch.setattr(throughput, "at_batch", slow)
     with open_workload(cascade, None) as work:
@@ -93,7 +97,7 @@ def test_sweep_stops_before_a_batch_that_takes_longer_than_its_share(
 
 
 def test_best_batch_is_where_the_cascade_is_quickest() -> None:
-    rates = [Rate(1, 3, 10.0, 9.0), Rate(8, 3, 30.0, 5.0), Rate(32, 3, 20.0, 20.0)]
+    rates = [Rate(1, 3, 10, 9, EVEN), Rate(8, 3, 30, 5, EVEN), Rate(32, 3, 20, 20, EVEN)]
     assert best(rates).batch == 8
 
 
@@ -116,7 +120,7 @@ def test_stage_shares_count_what_forward_does(cascade: Cascade, labelled: Path) 
 
 def test_fresh_process_gives_every_figure(template: Sample, cascade: Cascade) -> None:
     with open_workload(cascade, None) as work:
-        found = footprint.measure(template.path, ONNX, 1, work.files, processes=1)
+        found = footprint.measure(Order(str(template.path), ONNX, 1, used(work.files)), processes=1)
     assert found.images == 32
     assert 10 < found.peak_memory_mib < 2000
     assert 0 < found.import_s < found.first_decision_s
@@ -125,7 +129,7 @@ def test_fresh_process_gives_every_figure(template: Sample, cascade: Cascade) ->
 
 def test_fresh_process_that_fails_says_why(template: Sample, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"status 1 .*no such bundle"):
-        footprint.measure(tmp_path / "gone.cascade", ONNX, 1, [tmp_path / "x.png"], 1)
+        footprint.measure(Order(str(tmp_path / "gone.cascade"), ONNX, 1, ("x.png",)), 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cascade_bench.project import report, work
+from cascade_bench.project import record, work
 from cascade_bench.project.devices import Device, device, published
 from cascade_bench.project.fit import Sample as Timed
 from cascade_bench.project.fit import efficiency_of, fit
@@ -31,6 +31,7 @@ from cascade_train.presets import PRESETS, preset
 
 from ..runtime.conftest import OPENVINO, Sample
 from .conftest import Done
+from .test_schemas import check
 
 Bench = Callable[..., Done]
 VITS = of_preset(preset("vits16"), 224, (4,))
@@ -184,11 +185,12 @@ def test_command_of_the_issue(bench: Bench, tmp_path: Path) -> None:
     with Image.open(plot) as picture:
         assert picture.format == "PNG" and picture.width > 1000
     found = bench("project", *options, "--json", quick=False).record
+    check("project", found)
     assert (found["format"], found["version"]) == ("cascade-edge.project", 1)
     assert set(found) == {
         *("format", "version", "made_by", "min_rate", "exit_rates", "devices", "rows", "fit")
     }
-    assert all(name in str(report.__doc__) for row in found["rows"] for name in row)
+    assert all(name in str(record.__doc__) for row in found["rows"] for name in row)
     for row in found["rows"]:
         assert row["always_full_ms"]["slow"] > row["always_full_ms"]["likely"]
         assert row["cascade_rate"]["likely"] > row["always_full_rate"]["likely"]
@@ -213,6 +215,7 @@ def test_machine_at_hand_is_measured_and_its_error_stated(
     assert "Predicted from what is fitted without its stage" in done.out
     assert "error: mean size" in done.out and "fitted" in done.out
     found = bench("project", *options, "--json", quick=False).record
+    check("project", found)
     assert len(found["fit"]["compared"]) == 4 and found["fit"]["held_out"] == "its stage"
     assert [x["measured"] for x in found["devices"]] == [True]
 

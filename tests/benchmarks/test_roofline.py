@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cascade_bench.roofline import gemm, layers, measure, tables
+from cascade_bench.roofline import gemm, layers, measure, record, tables
 from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
 from cascade_bench.roofline.layers import LIBRARIES, Layer
 from cascade_bench.roofline.roof import Roof
@@ -23,6 +23,7 @@ from cascade_runtime.errors import TargetError
 
 from ..runtime.conftest import ONNX, OPENVINO, SIDE, WIDTH, Sample
 from .conftest import Done
+from .test_schemas import check
 
 Bench = Callable[..., Done]
 SMALL = Gemm(2, 16, 32, 64, links=4)
@@ -188,13 +189,14 @@ def test_shares_and_losses_add_up(template: Sample, target: str) -> None:
 
 def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: Sample) -> None:
     found = bench("roofline", template.path, "--json", "--batch", "1,2").record
+    check("roofline", found)
     assert (found["format"], found["version"]) == ("cascade-edge.roofline", 1)
     assert set(found) == {
         *("format", "version", "made_by", "bundle", "target", "cpu", "threads", "load_before"),
         *("load_after", "spread", "memory", "ceilings", "cpu_peaks", "stages", "profiles"),
         *("goals",),
     }
-    text = str(measure.__doc__)
+    text = str(record.__doc__)
     names = {key for part in ("ceilings", "stages") for key in found[part][0]} | set(found)
     assert all(name in text for name in names - {"format", "version"})
     assert set(found["profiles"][0]["layers"][0]) == {
@@ -203,14 +205,17 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
 
 
 def test_tables_and_picture(bench: Bench, template: Sample, tmp_path: Path) -> None:
-    plot = tmp_path / "roofline.png"
-    done = bench("roofline", template.path, "--batch", "1", "--plot", plot)
+    plot, page = tmp_path / "roofline.png", tmp_path / "roofline.html"
+    written = ("--plot", plot, "--report", page)
+    done = bench("roofline", template.path, "--batch", "1", *written)
     assert done.status == 0, done.err
     titles = ["at its best", "Stages", "where the time goes", "farthest from their ceiling"]
     places = [done.out.index(title) for title in titles]
     assert places == sorted(places) and "of the fp32 ceiling" in done.out
     with Image.open(plot) as picture:
         assert picture.format == "PNG" and picture.width > 1000
+    html = page.read_text()
+    assert "data:image/png;base64," in html and "farthest from their ceiling" in html
 
 
 def test_share_below_the_wanted_one_is_status_six(bench: Bench, template: Sample) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ..runtime.conftest import ONNX, Sample
 from .conftest import Done
+from .test_schemas import check
 
 Bench = Callable[..., Done]
 EASY = ("--max-ms", 9999, "--min-rate", 0, "--min-coverage", 0, "--max-error", 1)
@@ -32,6 +33,7 @@ def test_gates_alone_are_measured_and_met(bench: Bench, template: Sample) -> Non
 
 def test_json_has_the_fields_of_a_record(bench: Bench, template: Sample) -> None:
     found = bench("targets", template.path, *EASY, "--batch", 8, "--json").record
+    check("targets", found)
     assert (found["format"], found["version"]) == ("cascade-edge.targets", 1)
     assert set(found) == {
         *("format", "version", "made_by", "bundle", "runtime", "target", "latency"),

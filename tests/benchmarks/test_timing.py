@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_bench.timing import interleaved, percentile, repeat, summarise
+from cascade_bench.timing import LEAST_P999, interleaved, percentile, repeat, summarise
 
 
 def test_percentiles_of_a_hundred_known_samples() -> None:
@@ -19,6 +19,13 @@ def test_percentile_of_few_samples_is_one_of_them_rounded_up() -> None:
     few = np.array([1.0, 2.0, 10.0])
     assert percentile(few, 50) == 2.0
     assert percentile(few, 95) == percentile(few, 99) == 10.0
+
+
+def test_p999_is_only_given_where_it_is_more_than_the_slowest() -> None:
+    few = summarise(np.arange(1, LEAST_P999) / 1000)
+    assert np.isnan(few.p999_ms)
+    enough = summarise(np.arange(1, LEAST_P999 + 1) / 1000)
+    assert enough.p999_ms == pytest.approx(LEAST_P999 - 2) and enough.max_ms == LEAST_P999
 
 
 def test_no_samples_have_no_percentile() -> None:

@@ -18,7 +18,6 @@ PAGES = (
     "docs/training.md",
     "docs/guarantees.md",
     "docs/results.md",
-    "docs/benchmarks.md",
 )
 ELSEWHERE = {"docs/c-api.md"}  # runs in tests/runtime/test_native_api.py
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-WIDTH = 120
+from cascade_bench.commands import options
+from cascade_bench.commands.output import check_paths, show
 
-
-class Batches(click.ParamType):  # type: ignore[type-arg]
-    """Batch sizes, `1,8,32`."""
-
-    name = "sizes"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        words = str(value).split(",")
-        if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-            self.fail(f"{value!r} is no list of batch sizes such as 1,8,32", param, ctx)
-        return tuple(dict.fromkeys(int(word) for word in words))
+WIDTH = 120  # of the widest table
 
 
 @click.command("compare", short_help="The bundle and its peers on the same images and weights.")
@@ -36,8 +24,8 @@ class Batches(click.ParamType):  # type: ignore[type-arg]
 @click.option("--data", required=True, help="Class folders, a CSV or Parquet, or splits.json.")
 @click.option("--split", help="Which split of a splits.json.  [default: val_test]")
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(1), help="At most.")
-@click.option("--target", default="auto", show_default=True, help="A target of the bundle.")
-@click.option("--batch", type=Batches(), default="1,8,32", show_default=True, help="Batch sizes.")
+@options.place()
+@options.batches("1,8,32")
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(1))
 @click.option(
     "--seconds",
@@ -46,15 +34,12 @@ class Batches(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="For all rounds of a batch size; a round is at least one batch each.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: every core]")
 @click.option(
     "--peers",
     help="Of transformers, torch, torch.compile, onnxruntime, openvino, litserve, triton.  "
     "[default: all]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
-@click.option("--report", type=click.Path(path_type=Path), help="Also write FILE.html.")
+@options.outputs()
 def command(
     bundle: Path,
     run_folder: Path,
@@ -62,7 +47,7 @@ def command(
     split: str | None,
     images: int,
     target: str,
-    batch: tuple[int, ...],
+    batches: tuple[int, ...],
     rounds: int,
     seconds: float,
     threads: int | None,
@@ -81,14 +66,16 @@ def command(
     from cascade_train.threads import spin_briefly
 
     spin_briefly()  # before torch is imported
-    from cascade_bench import plot as pictures
+    from cascade_bench import pictures
+    from cascade_bench.compare import page
+    from cascade_bench.compare.plot import draw
     from cascade_bench.compare.run import Plan
     from cascade_bench.compare.run import run as measure
+    from cascade_bench.compare.tables import render
     from cascade_bench.peers import chosen
     from cascade_calib.progress import shown
 
-    pictures.check_path(plot, "--plot", ".png")
-    pictures.check_path(report, "--report", ".html")
+    check_paths(plot, report)
     plan = Plan(
         bundle=bundle,
         run=run_folder,
@@ -96,7 +83,7 @@ def command(
         split=split,
         families=chosen(peers),
         target=target,
-        batches=batch,
+        batches=batches,
         rounds=rounds,
         seconds=seconds,
         images=images,
@@ -105,23 +92,7 @@ def command(
     with shown() as progress:
         record = measure(plan, progress)
     if plot is not None:
-        from cascade_bench.compare.plot import write
-
-        write(record, plot)
+        pictures.write(plot, draw(record, pictures.PNG, abreast=len(record.batches)))
     if report is not None:
-        from cascade_bench.compare.page import write as write_page
-
-        write_page(record, report)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(record.to_dict(), allow_nan=False))
-        return
-    from rich.console import Console
-
-    from cascade_bench.compare.tables import render
-
-    # A log file has no width of its own; the widest table needs this much.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    for part in render(record):
-        console.print(part)
+        page.write(record, report)
+    show(record.to_dict, lambda: render(record), as_json=as_json, width=WIDTH)

@@ -6,6 +6,7 @@ In: nothing. Out: decorators for click commands.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -63,6 +64,15 @@ def limits() -> Callable[[F], F]:
         click.option(
             "--max-error", type=float, default=0.01, show_default=True, help="Exit error target."
         ),
+    )
+
+
+def outputs() -> Callable[[F], F]:
+    """`--json`, `--plot` and `--report`: where what was found goes, as `output.finish` has it."""
+    return _together(
+        click.option("--json", "as_json", is_flag=True, help="One JSON object, no tables."),
+        click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png."),
+        click.option("--report", type=click.Path(path_type=Path), help="Also write FILE.html."),
     )
 
 

@@ -1,12 +1,13 @@
-"""What a verb prints: one JSON object, or tables as wide as they need.
+"""How a verb ends: tables or one JSON object on stdout, a picture, a page.
 
-In: what was found, in both forms. Out: stdout.
+In: what was found, as functions that make each form of it; only those asked for are called.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,18 +19,63 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
-def show(
-    as_json: bool, found: Callable[[], dict[str, Any]], parts: Callable[[], Iterable[Table | Text]]
+def check_paths(plot: Path | None, report: Path | None) -> None:
+    """Say what is wrong with their names before a minute of measuring, not after it.
+
+    Raises:
+        ConfigError: of another kind, or in a folder that is not there.
+    """
+    from cascade_bench.pictures import check_path
+
+    check_path(plot, "--plot", ".png")
+    check_path(report, "--report", ".html")
+
+
+def finish(
+    to_dict: Callable[[], dict[str, Any]],
+    render: Callable[[], Iterable[Table | Text]],
+    draw: Callable[[], Mapping[str, bytes]],
+    title: str,
+    *,
+    as_json: bool,
+    plot: Path | None,
+    report: Path | None,
 ) -> None:
-    """Print `found` as one JSON object, or `parts` one below the other."""
+    """Write and print what was asked for.
+
+    Args:
+        draw: pictures by what they show; the first is the one of --plot.
+    """
+    if plot is not None or report is not None:
+        from cascade_bench import page, pictures
+
+        images = draw()
+        if plot is not None:
+            pictures.write(plot, next(iter(images.values())))
+        if report is not None:
+            page.write(report, title, render(), images)
+    show(to_dict, render, as_json=as_json)
+
+
+def show(
+    to_dict: Callable[[], dict[str, Any]],
+    render: Callable[[], Iterable[Table | Text]],
+    *,
+    as_json: bool,
+    width: int = WIDTH,
+) -> None:
+    """Print one JSON object, or the tables one below the other.
+
+    Args:
+        width: a log file has none of its own; what the widest table needs.
+    """
     if as_json:
         import json
 
-        click.echo(json.dumps(found(), allow_nan=False))
+        click.echo(json.dumps(to_dict(), allow_nan=False))
         return
     from rich.console import Console
 
-    # A log file has no width of its own; the widest table needs this much.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
-    for part in parts():
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else width)
+    for part in render():
         console.print(part)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cascade_bench.commands import options
-from cascade_bench.commands.output import show
+from cascade_bench.commands.output import check_paths, finish
 
 
 @click.command("project", short_help="Predict a network's speed on devices that are not here.")
@@ -60,8 +60,7 @@ from cascade_bench.commands.output import show
     show_default=True,
     help="For --here: for each bundle.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
+@options.outputs()
 def command(
     devices: tuple[str, ...],
     here: bool,
@@ -78,6 +77,7 @@ def command(
     seconds: float,
     as_json: bool,
     plot: Path | None,
+    report: Path | None,
 ) -> None:
     """Latency and throughput of a network with and without early exits, from a device's figures.
 
@@ -91,14 +91,13 @@ def command(
         raise click.UsageError("--here and --bundle go together: what is timed here is a bundle")
     if not all(0 <= rate <= 1 for rate in exit_rates):
         raise click.UsageError("--exit-rate must be from 0 to 1")
-    from cascade_bench import plot as pictures
-    from cascade_bench.project import plot as picture
     from cascade_bench.project import tables
+    from cascade_bench.project.plot import draw
+    from cascade_bench.project.record import record_of
     from cascade_bench.project.report import Asked, run
     from cascade_calib.progress import shown
 
-    if plot is not None:
-        pictures.check_path(plot)
+    check_paths(plot, report)
     asked = Asked(
         devices=devices,
         presets=presets,
@@ -115,6 +114,12 @@ def command(
     )
     with shown() as progress:
         found = run(asked, progress)
-    if plot is not None:
-        picture.write(found, plot)
-    show(as_json, found.to_dict, lambda: tables.render(found))
+    finish(
+        lambda: record_of(found).to_dict(),
+        lambda: tables.render(found),
+        lambda: {"throughput over the share of images that leave early": draw(found)},
+        f"{', '.join(presets)}: predicted",
+        as_json=as_json,
+        plot=plot,
+        report=report,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cascade_bench.commands import options
-from cascade_bench.commands.output import show
+from cascade_bench.commands.output import check_paths, finish
 from cascade_runtime.command import MISSED_STATUS
 
 
@@ -28,8 +28,7 @@ from cascade_runtime.command import MISSED_STATUS
     type=click.FloatRange(0, 1),
     help="Exit status 6 where a stage at its best batch stays below this share.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
+@options.outputs()
 def command(
     bundle: Path,
     target: str,
@@ -39,6 +38,7 @@ def command(
     min_share: float | None,
     as_json: bool,
     plot: Path | None,
+    report: Path | None,
 ) -> None:
     """How near BUNDLE's stages come to what this machine does at its best, and what is far from it.
 
@@ -48,18 +48,23 @@ def command(
     Exit status: 0 measured, 6 below --min-share, 2 the command line, 3 the bundle, 4 the target
     cannot run here or its library has no profiler that is read (openvino and onnxruntime have).
     """
-    from cascade_bench import plot as pictures
     from cascade_bench.roofline import measure, tables
-    from cascade_bench.roofline import plot as picture
+    from cascade_bench.roofline.plot import draw
+    from cascade_bench.roofline.record import record_of
     from cascade_calib.progress import shown
 
-    if plot is not None:
-        pictures.check_path(plot)
+    check_paths(plot, report)
     with shown() as progress:
         plan = measure.Plan(bundle, target, threads, batches, seconds)
         found = measure.run(plan, progress)
-    if plot is not None:
-        picture.write(found, plot)
-    show(as_json, found.to_dict, lambda: tables.render(found))
+    finish(
+        lambda: record_of(found).to_dict(),
+        lambda: tables.render(found),
+        lambda: {"stages and layers below the machine's ceilings": draw(found)},
+        f"{bundle.name} on {found.target}: how near to the ceilings",
+        as_json=as_json,
+        plot=plot,
+        report=report,
+    )
     if min_share is not None and min(map(found.share_of, found.best)) < min_share:
         sys.exit(MISSED_STATUS)

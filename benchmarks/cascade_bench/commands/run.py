@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cascade_bench.commands import options
-from cascade_bench.commands.output import show
+from cascade_bench.commands.output import check_paths, finish
 from cascade_runtime.command import MISSED_STATUS
 
 if TYPE_CHECKING:
+    from cascade_bench.record import Record
     from cascade_bench.run import Runtime
 
 
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     help="For each measurement; there are about ten such shares.",
 )
 @options.limits()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, no tables.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Also draw FILE.png.")
+@click.option("--load", is_flag=True, help="Also closed and open loops of many callers.")
+@click.option(
+    "--sweep", is_flag=True, help="Also every number of threads, free and pinned to cores."
+)
+@options.outputs()
 def command(
     bundle: Path,
     data: str | None,
@@ -49,8 +53,11 @@ def command(
     min_rate: float,
     min_coverage: float,
     max_error: float,
+    load: bool,
+    sweep: bool,
     as_json: bool,
     plot: Path | None,
+    report: Path | None,
 ) -> None:
     """Latency, throughput, memory and quality of BUNDLE, and PASS or FAIL for each target.
 
@@ -62,14 +69,13 @@ def command(
     """
     if split and not data:
         raise click.UsageError("--split is about --data, which is not given")
-    from cascade_bench import plot as picture
     from cascade_bench.limits import Limits
     from cascade_bench.run import Plan
     from cascade_bench.run import run as measure
     from cascade_bench.tables import render
     from cascade_calib.progress import shown
 
-    picture.check_path(plot)
+    check_paths(plot, report)
     plan = Plan(
         bundle=bundle,
         target=target,
@@ -78,12 +84,29 @@ def command(
         split=split,
         seconds=seconds,
         runtime=runtime,
+        load=load,
+        thread_sweep=sweep,
         limits=Limits(max_ms, min_rate, min_coverage, max_error),
     )
     with shown() as progress:
         record = measure(plan, progress)
-    if plot is not None:
-        picture.write(record, plot)
-    show(as_json, record.to_dict, lambda: render(record))
+    finish(
+        record.to_dict,
+        lambda: render(record),
+        lambda: _pictures(record),
+        f"{bundle.name} on {record.target}: what was measured",
+        as_json=as_json,
+        plot=plot,
+        report=report,
+    )
     if not record.passed:
         sys.exit(MISSED_STATUS)
+
+
+def _pictures(record: Record) -> dict[str, bytes]:
+    from cascade_bench.plot import draw, draw_load
+
+    found = {"throughput over batch size; where images stop and time goes": draw(record)}
+    if record.load is not None:
+        found["latency over load; rate over clients"] = draw_load(record.load)
+    return found

@@ -88,7 +88,7 @@ def command(
         plan = Plan(bundle, target, threads, data, split, seconds, limits=limits)
         with shown() as progress:
             found = gates.measure(plan, batch, progress)
-    show(as_json, found.to_dict, lambda: _render(found))
+    show(found.to_dict, lambda: _render(found), as_json=as_json)
     if not found.passed:
         sys.exit(MISSED_STATUS)
 
@@ -98,6 +98,6 @@ def _render(found: Gates) -> Iterator[Table | Text]:
 
     from cascade_bench.tables import checks_table, verdict_line
 
-    yield Text(f"{found.said['bundle']} on {found.said['target']}")
+    yield Text(f"{found.bundle} on {found.target}")
     yield checks_table(found.checks, found.quality)
     yield verdict_line(found.checks)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from html import escape
-from importlib import resources
 from pathlib import Path
 
+from cascade_bench import page, pictures
 from cascade_bench.compare import plot
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch
@@ -17,33 +17,22 @@ from cascade_bench.compare.tables import rate, share, times
 from cascade_bench.compare.words import conclusions, headline_peers, how_measured, machine_line
 from cascade_bench.compare.words import promised as promise_of
 from cascade_bench.peers.own import CASCADE
-from cascade_calib.report import NOTHING_FROM_OUTSIDE
 from cascade_calib.report_html import facts, figures, table
 from cascade_calib.words import percent
-from cascade_train.checkpoint import write_atomic
 
 
 def write(record: Record, path: Path) -> None:
     """Write the page under a temporary name, then rename it."""
-    write_atomic(path, render(record).encode())
+    pictures.write(path, render(record).encode())
 
 
 def render(record: Record) -> str:
     """The page."""
-    style = resources.files("cascade_calib").joinpath("report.css").read_text("utf-8")
     title = f"{Path(record.bundle).name} beside its peers"
     speeds = "".join(_speed(batch) for batch in record.batches)
     parts = (_head(record, title), _key_figures(record), _plot(record), _quality(record), speeds)
-    page = "\n".join([*parts, _contenders(record), _origin(record)])
-    page = page.replace(" %", "\u00a0%")  # a number and its unit stay on one line
-    return (
-        "<!DOCTYPE html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{NOTHING_FROM_OUTSIDE}">'
-        f"<style>{style} .pareto {{ display: block; width: 100%; height: auto; }}</style></head>\n"
-        f"<body><main>\n{page}\n</main></body></html>\n"
-    )
+    body = "\n".join([*parts, _contenders(record), _origin(record)])
+    return page.document(title, body.replace(" %", "\u00a0%"))  # unbroken between number and unit
 
 
 def _head(record: Record, title: str) -> str:
@@ -86,11 +75,11 @@ def _key_figures(record: Record) -> str:
 
 
 def _plot(record: Record) -> str:
-    picture = b64encode(plot.draw(record, plot.SVG, abreast=2)).decode()
+    picture = b64encode(plot.draw(record, pictures.SVG, abreast=2)).decode()
     said = escape(" ".join(f"{sentence}." for sentence in conclusions(record)))
     return (
         "<section><h2>Speed against risk</h2><figure>"
-        f'<img class="pareto" alt="{said}" src="data:image/svg+xml;base64,{picture}">'
+        f'<img alt="{said}" src="data:image/svg+xml;base64,{picture}">'
         "<figcaption>Right and low is better. Thin vertical lines: 95 % intervals of the risk. "
         "Peers answer every image; the cascade defers what it may not answer.</figcaption>"
         "</figure></section>"
@@ -108,7 +97,7 @@ def _quality(record: Record) -> str:
             percent(q.agreement.value) if q.agreement.of else "–",
             promise_of(record, q.name),
         )
-        for q in record.quality
+        for q in record.contenders
     ]
     note = f'<p class="note">On {record.sample.images:,} images; in brackets 95 % intervals.</p>'
     return f"<section><h2>Quality</h2>{table(head, rows, 'Quality')}{note}</section>"
@@ -136,8 +125,9 @@ def _speed(batch: Batch) -> str:
 
 
 def _contenders(record: Record) -> str:
+    present = [(each.name, each.note) for each in record.contenders]
     absent = [(one.name, f"not here: {one.reason}") for one in record.absent]
-    return f"<section><h2>Who took part</h2>{facts([*record.notes.items(), *absent])}</section>"
+    return f"<section><h2>Who took part</h2>{facts([*present, *absent])}</section>"
 
 
 def _origin(record: Record) -> str:

@@ -6,7 +6,6 @@ peers with the same weights are wrong equally often and lie side by side.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch
 from cascade_bench.peers.own import ALWAYS_FULL, CASCADE
-from cascade_bench.plot import STYLE
+from cascade_bench.pictures import GRID, drawing, encoded
 from cascade_calib.plots import COLOURS, FAINT, LIMIT
 from cascade_calib.words import percent
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-PNG, SVG = "png", "svg"
 _FAMILIES = ("transformers", "torch eager", "torch.compile", "onnxruntime", "openvino")
 _OWN = {CASCADE: "#1f6b3a", ALWAYS_FULL: "#7f8b95"}
 _OTHER = COLOURS[5]
@@ -33,27 +31,13 @@ _MARGIN = 1.5
 _HEIGHTS = (9, 19, 29, 39)  # of the numbers above their points, in points, in turn
 
 
-def write(record: Record, path: Path) -> None:
-    """Draw and write the PNG, under a temporary name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(draw(record, PNG, abreast=len(record.batches)))
-    temporary.replace(path)
-
-
 def draw(record: Record, kind: str, abreast: int) -> bytes:
     """The picture's bytes, `PNG` or `SVG`, with so many panels side by side."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "compare"}):
-        columns = min(abreast, len(record.batches))
-        rows = math.ceil(len(record.batches) / columns)
-        size = (2.4 + 3.7 * columns, 0.5 + 3.9 * rows)
-        figure = Figure(figsize=size, dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    columns = min(abreast, len(record.batches))
+    rows = math.ceil(len(record.batches) / columns)
+    with drawing(2.4 + 3.7 * columns, 0.5 + 3.9 * rows, _title(record)) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        numbers = {name: index for index, name in enumerate(record.notes, start=1)}
+        numbers = {each.name: index for index, each in enumerate(record.contenders, start=1)}
         for axes, batch in zip(panels.flat, record.batches, strict=False):
             _panel(axes, record, batch, numbers)
         for axes in panels.flat[len(record.batches) :]:
@@ -62,11 +46,7 @@ def draw(record: Record, kind: str, abreast: int) -> bytes:
             axes.set_ylabel("risk: wrong of the images acted on, %")
         panels[0, 0].set_ylim(0, 100 * _top(record))
         _names(figure, record, numbers)
-        figure.suptitle(_title(record), x=0.01, ha="left", fontsize=9.5)
-        out = io.BytesIO()
-        metadata = {"Software": None} if kind == PNG else {"Date": None, "Creator": None}
-        figure.savefig(out, format=kind, metadata=metadata)
-    return out.getvalue()
+        return encoded(figure, kind)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -112,7 +92,7 @@ def _panel(axes: Axes, record: Record, batch: Batch, numbers: dict[str, int]) ->
             arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.6},
         )
     c = record.certificate
-    if record.certified(CASCADE) and c.sets is None:
+    if record.of(CASCADE).certified and c.sets is None:
         axes.axhline(100 * c.alpha, color=LIMIT, dashes=(4, 3), linewidth=1, zorder=0)
         text = f"certified: at most {percent(c.alpha, 6)}"
         at = axes.get_yaxis_transform()
@@ -139,14 +119,14 @@ def _throughput_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45 if high / low > 30 else 0)
     axes.minorticks_off()
     axes.set_xlim(low, high)
-    axes.grid(color="#e8edf1", linewidth=0.8)
+    axes.grid(**GRID)
     axes.set_axisbelow(True)
     axes.set_xlabel("images a second, files to decisions")
 
 
 def _top(record: Record) -> float:
-    highest = [q.risk.high for q in record.quality if not math.isnan(q.risk.high)]
-    limit = record.certificate.alpha if record.certified(CASCADE) else 0.0
+    highest = [q.risk.high for q in record.contenders if not math.isnan(q.risk.high)]
+    limit = record.certificate.alpha if record.of(CASCADE).certified else 0.0
     return 1.25 * max([0.01, limit, *highest])
 
 
@@ -157,7 +137,7 @@ def _names(figure: Figure, record: Record, numbers: dict[str, int]) -> None:
     for name, number in numbers.items():
         own = name == CASCADE
         coverage = percent(record.of(name).coverage.value)
-        word = "certified, " if record.certified(name) else ""
+        word = "certified, " if record.of(name).certified else ""
         label = f"{number}  {name}" + (f"\n    {word}coverage {coverage}" if own else "")
         handles.append(
             Line2D([], [], ls="", marker="*" if own else "o", color=colour(name), label=label)

@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 
 from cascade_bench import machine
 from cascade_bench.compare import rounds, sample, speed
-from cascade_bench.compare.quality import Quality, judge
-from cascade_bench.compare.record import Record, SampleRecord
+from cascade_bench.compare.quality import judge
+from cascade_bench.compare.record import Judged, Record, SampleRecord
 from cascade_bench.compare.sample import Sample
 from cascade_bench.peers import gather
 from cascade_bench.peers.contender import Contender, Given
-from cascade_bench.peers.own import ALWAYS_FULL, always_full, cascade_itself
-from cascade_bench.workload import SEED
+from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, always_full, cascade_itself
+from cascade_bench.workload import SEED, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
@@ -61,9 +61,9 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
-    threads = plan.threads or machine.usable_cores()
+    threads = plan.threads or len(machine.usable_cores())
     cascade = Cascade.open(plan.bundle, plan.target, threads=threads, warm_up=False)
-    split = plan.split or ("val_test" if plan.data.lower().endswith(".json") else None)
+    split = split_read(plan.data, plan.split)
     images = in_the_classes_of(
         read_labelled(plan.data, split=split), cascade.manifest.model.classes
     )
@@ -77,7 +77,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         contenders = [cascade_itself(cascade), full, *peers]
         for contender in contenders:
             open_ones.callback(contender.close)
-        quality = _quality(contenders, drawn, max(plan.batches), tell)
+        judged = _judged(cascade, contenders, drawn, max(plan.batches), tell)
         batches = []
         for size in plan.batches:
             step = tell.rounds(size, plan.rounds)
@@ -92,8 +92,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         target=cascade.target,
         machine=machine.describe(cascade, load_before),
         sample=SampleRecord(drawn.drawn, len(drawn), drawn.mean_file_bytes()),
-        notes={contender.name: contender.note for contender in contenders},
-        quality=quality,
+        contenders=judged,
         batches=tuple(batches),
         absent=tuple(absent),
         certificate=cascade.certificate,
@@ -130,9 +129,9 @@ def _check_same(run_folder: Path, manifest: Manifest, config: object) -> None:
             )
 
 
-def _quality(
-    contenders: Sequence[Contender], drawn: Sample, batch: int, tell: _Steps
-) -> tuple[Quality, ...]:
+def _judged(
+    cascade: Cascade, contenders: Sequence[Contender], drawn: Sample, batch: int, tell: _Steps
+) -> tuple[Judged, ...]:
     said = []
     for done, contender in enumerate(contenders):
         tell.report("deciding every image", done, len(contenders))
@@ -140,7 +139,15 @@ def _quality(
     tell.report("deciding every image", len(contenders), len(contenders))
     names = [contender.name for contender in contenders]
     full = said[names.index(ALWAYS_FULL)]
-    return tuple(judge(name, one, full, drawn) for name, one in zip(names, said, strict=True))
+    promise = cascade.certificate.status == "CERTIFIED"
+    return tuple(
+        Judged(
+            **vars(judge(each.name, one, full, drawn)),
+            note=each.note,
+            certified=promise and each.name == CASCADE,
+        )
+        for each, one in zip(contenders, said, strict=True)
+    )
 
 
 class _Steps:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
+from cascade_bench.cells import numbers_right
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch, Ratio
 from cascade_bench.compare.words import conclusions, how_measured, machine_line, promised
@@ -60,13 +61,14 @@ def _speed(batch: Batch) -> Table:
             style="bold" if own else None,
         )
     table.caption = f"medians of {batch.rounds} interleaved rounds, {batch.images} files each"
-    return _numbers_right(table)
+    table.columns[0].no_wrap = True
+    return numbers_right(table)
 
 
 def _quality(record: Record) -> Table:
     table = Table("", "coverage", "wrong when acting", "right of all", "as full", "promised risk")
     table.title = f"Quality on {record.sample.images} images"
-    for q in record.quality:
+    for q in record.contenders:
         table.add_row(
             q.name,
             percent(q.coverage.value),
@@ -77,7 +79,8 @@ def _quality(record: Record) -> Table:
             style="bold" if q.name == CASCADE else None,
         )
     table.caption = "in brackets: 95 % intervals; peers answer every image and promise nothing"
-    return _numbers_right(table)
+    table.columns[0].no_wrap = True
+    return numbers_right(table)
 
 
 def share(x: Share) -> str:
@@ -99,10 +102,3 @@ def times(ratio: Ratio) -> str:
     if math.isnan(ratio.value):
         return "-"
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def _numbers_right(table: Table) -> Table:
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table

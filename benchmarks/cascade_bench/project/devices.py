@@ -27,7 +27,7 @@ class Device:
     bandwidth: float
     sources: tuple[str, ...]
     note: str
-    measured: bool = False
+    measured: bool
 
     def peak(self, precision: str) -> float:
         """FLOP/s in a precision.
@@ -71,6 +71,7 @@ def published() -> dict[str, Device]:
             bandwidth=1e9 * entry.bandwidth,
             sources=entry.sources,
             note=entry.note,
+            measured=False,
         )
         for name, entry in entries.items()
     }

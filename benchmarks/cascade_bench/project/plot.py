@@ -6,11 +6,9 @@ from slow to fast.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from cascade_bench.plot import drawing
+from cascade_bench.pictures import GRID, drawing, encoded
 from cascade_bench.project.predict import batch_seconds
 from cascade_bench.project.report import Projection, exits_of
 from cascade_bench.project.work import of_preset
@@ -21,13 +19,14 @@ _POINTS = 51
 _DASHES = ("-", "--", ":")
 
 
-def write(found: Projection, path: Path) -> None:
-    """Draw and write the PNG."""
+def draw(found: Projection) -> bytes:
+    """The picture of `--plot`."""
     asked = found.asked
     batch = max(asked.batches)
     along = np.linspace(0, 1, _POINTS)
     lines = [(each, preset(name)) for name in asked.presets for each in found.devices]
-    with drawing(path, 9.6, 4.8) as figure:
+    title = f"Predicted throughput at batch {batch}, engines alone; bands: slow to fast"
+    with drawing(9.6, 4.8, title) as figure:
         axes = figure.subplots()
         for index, (each, network) in enumerate(lines):
             size = asked.image_size or network.image_size
@@ -58,12 +57,7 @@ def write(found: Projection, path: Path) -> None:
         axes.set_yscale("log")
         axes.set_xlim(0, 100)
         axes.set(xlabel="images that leave at each early exit, %", ylabel="images a second")
-        axes.grid(axis="y", color="#e8edf1", linewidth=0.8)
+        axes.grid(axis="y", **GRID)
         axes.set_axisbelow(True)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        figure.suptitle(
-            f"Predicted throughput at batch {batch}, engines alone; bands: slow to fast",
-            x=0.01,
-            ha="left",
-            fontsize=9.5,
-        )
+        return encoded(figure)

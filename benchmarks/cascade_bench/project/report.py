@@ -3,34 +3,19 @@
 In: an `Asked`. Out: a `Projection`. Of devices that were not measured each figure is three: what
 the low, the middle and the high of the assumed efficiencies give. Of this machine the three are the
 fit and its largest error, to either side.
-
-The JSON object, `"format": "cascade-edge.project"`, `"version": 1`:
-
-    made_by, min_rate, exit_rates
-    devices    a list: name, title, measured, peaks, bandwidth, sources, note, efficiency (slow,
-               likely, fast: products, memory, launch)
-    rows       a list: device, preset, image_size, precision, exits, batch; always_full_ms,
-               cascade_ms, always_full_rate, cascade_rate and needed_exit_rate (slow, likely, fast;
-               null where no exit rate suffices)
-    fit        null, or held_out, mean_error, largest_error, compared (bundle, stage, batch,
-               measured_ms, predicted_ms, error)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from cascade_bench.project import fit as fitting
 from cascade_bench.project.devices import Device, device, published
 from cascade_bench.project.fit import Fit
 from cascade_bench.project.predict import ASSUMED, Efficiency, batch_seconds, needed_exit_rate
 from cascade_bench.project.work import Work, of_preset
-from cascade_bench.record import json_safe
 from cascade_bench.roofline import measure
 from cascade_bench.workload import SEED
 from cascade_calib.progress import Progress
@@ -40,8 +25,6 @@ from cascade_runtime.errors import ConfigError
 from cascade_runtime.manifest import MadeBy
 from cascade_train.presets import Preset, preset
 
-FORMAT = "cascade-edge.project"
-VERSION = 1
 PRECISION = "fp16"  # of the plans that are built for NVIDIA devices
 
 
@@ -75,8 +58,8 @@ class Three:
     likely: float | None
     fast: float | None
 
-    @property
     def each(self) -> tuple[float | None, float | None, float | None]:
+        """All of them, the slow one first."""
         return self.slow, self.likely, self.fast
 
 
@@ -115,46 +98,6 @@ class Projection:
     devices: tuple[Projected, ...]
     rows: tuple[Row, ...]
     fit: Fit | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of the module's text."""
-        names = ("slow", "likely", "fast")
-        found: dict[str, Any] = json_safe(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "made_by": msgspec.to_builtins(self.made_by),
-                "min_rate": self.asked.min_rate,
-                "exit_rates": list(self.asked.exit_rates),
-                "devices": [
-                    asdict(x.device)
-                    | {"efficiency": dict(zip(names, map(asdict, x.efficiency), strict=True))}
-                    for x in self.devices
-                ],
-                "rows": [asdict(row) for row in self.rows],
-                "fit": None if self.fit is None else _fit(self.fit),
-            }
-        )
-        return found
-
-
-def _fit(found: Fit) -> dict[str, Any]:
-    return {
-        "held_out": found.held_out,
-        "mean_error": found.mean_error,
-        "largest_error": found.largest_error,
-        "compared": [
-            {
-                "bundle": x.sample.bundle,
-                "stage": x.sample.stage,
-                "batch": x.sample.batch,
-                "measured_ms": 1000 * x.sample.seconds,
-                "predicted_ms": 1000 * x.predicted,
-                "error": x.error,
-            }
-            for x in found.compared
-        ],
-    }
 
 
 def run(asked: Asked, progress: Progress | None = None) -> Projection:

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from cascade_bench.cells import numbers_right
 from cascade_bench.project.fit import Fit
 from cascade_bench.project.report import Projected, Projection, Row, Three
-from cascade_bench.tables import numbers_right
 from cascade_calib.words import percent
 
 
@@ -107,7 +107,7 @@ def _middle(figure: Three) -> str:
 
 
 def _three(figure: Three) -> str:
-    slow, likely, fast = (_short(x) for x in figure.each if x is not None)
+    slow, likely, fast = (_short(x) for x in figure.each() if x is not None)
     return f"{likely} ({slow}-{fast})"
 
 
@@ -116,7 +116,7 @@ def _short(x: float) -> str:
 
 
 def _needed(figure: Three) -> str:
-    words = ["never" if x is None else f"{100 * x:.0f}" for x in figure.each]
+    words = ["never" if x is None else f"{100 * x:.0f}" for x in figure.each()]
     return words[1] if len(set(words)) == 1 else f"{words[1]} ({words[0]}-{words[2]})"
 
 

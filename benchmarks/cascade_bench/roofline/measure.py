@@ -8,36 +8,21 @@ the stage's rate over that of the ceiling right before and after it, median over
 the two differ the machine was uneven. A third way is by processor time, which other programs do not
 take: what the share would be had this one its cores to itself and waited for nothing. Layers have
 their part of the stage's time, as the profiler shares it out.
-
-The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
-
-    made_by, bundle, target, cpu, threads, load_before, load_after
-    spread     the slowest over the fastest of the same products
-    memory     bytes a second of copy and triad
-    ceilings   a list: precision, shape, flops_per_s, best
-    cpu_peaks  FLOPs a second of processor time, on all threads together, by precision
-    stages     a list: stage, batch, rounds, ms_per_image, flops_per_image, intensity, flops_per_s,
-               share, paired, paired_low, paired_high, cpu_share, cpu_ms_per_image, best
-    profiles   a list: stage, batch, ms_per_image, layers (name, kind, precision, ms_per_image,
-               flops_per_s, share, lost_ms)
-    goals      by precision, the share that a ViT-S stage is to reach
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from cascade_bench import machine
 from cascade_bench.comparison import SPREAD_LIMIT
-from cascade_bench.record import json_safe
 from cascade_bench.roofline import gemm, layers
 from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
 from cascade_bench.roofline.layers import Layer
@@ -49,8 +34,6 @@ from cascade_runtime import engines
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.manifest import MadeBy
 
-FORMAT = "cascade-edge.roofline"
-VERSION = 1
 BATCHES = (1, 8, 16)
 LEAST_ROUNDS = 3
 LEAST_CPU_S = 1e-6  # what the clock of processor time can tell
@@ -184,42 +167,6 @@ class Roofline:
         peak = self.ceiling.get(layer.precision)
         return layer.seconds - (layer.flops / peak if peak else 0.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of the module's text."""
-        names = ("bundle", "target", "cpu", "threads", "load_before", "load_after")
-        found: dict[str, Any] = json_safe(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "made_by": msgspec.to_builtins(self.made_by),
-                **{name: getattr(self, name) for name in names},
-                "spread": self.spread,
-                "memory": self.memory,
-                "cpu_peaks": self.cpu_peaks,
-                "ceilings": [asdict(ceiling) for ceiling in self.ceilings],
-                "stages": [asdict(reached) for reached in self.stages],
-                "profiles": [self._profile(profile) for profile in self.profiles],
-                "goals": GOALS,
-            }
-        )
-        return found
-
-    def _profile(self, profile: Profile) -> dict[str, Any]:
-        said = [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "precision": layer.precision,
-                "ms_per_image": 1000 * layer.seconds / profile.batch,
-                "flops_per_s": layer.flops / layer.seconds,
-                "share": self.share(layer),
-                "lost_ms": 1000 * self.lost(layer) / profile.batch,
-            }
-            for layer in profile.layers
-        ]
-        head = {"stage": profile.stage, "batch": profile.batch}
-        return head | {"ms_per_image": profile.ms_per_image, "layers": said}
-
 
 @dataclass(frozen=True)
 class _Timed:
@@ -254,7 +201,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
     target = cascade.manifest.targets[cascade.target]
     layers.library(target.backend)  # says so now where there is none
-    threads = plan.threads or machine.usable_cores()
+    threads = plan.threads or len(machine.usable_cores())
     told = _Told(progress, plan.seconds)
     ceilings, chosen = _choose(cascade, plan, CHOICE_SHARE * plan.seconds)
     told.behind(CHOICE_SHARE)

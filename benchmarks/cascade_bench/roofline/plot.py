@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascade_bench.plot import drawing
+from cascade_bench.pictures import GRID, drawing, encoded
 from cascade_bench.roofline.layers import Layer
 from cascade_bench.roofline.measure import Profile, Roofline
 from cascade_bench.roofline.roof import Roof
@@ -26,9 +26,12 @@ _LEAST_SHARE = 0.001  # of a stage's time, for a layer to be drawn
 _BELOW = 300  # the lowest rate drawn is so many times below the highest ceiling
 
 
-def write(found: Roofline, path: Path) -> None:
-    """Draw and write the PNG."""
-    with drawing(path, 9.6, 5.2) as figure:
+def draw(found: Roofline) -> bytes:
+    """The picture of `--plot`."""
+    name = Path(found.bundle).name
+    title = f"{name} on {found.target}; {found.cpu}, {found.threads} threads"
+    title += "; by processor time, the machine being uneven" if found.noisy else ""
+    with drawing(9.6, 5.2, title) as figure:
         axes = figure.subplots()
         _roofs(axes, found)
         _layers(axes, found)
@@ -38,13 +41,10 @@ def write(found: Roofline, path: Path) -> None:
         top = max(found.ceiling.values()) / 1e9
         axes.set_ylim(top / _BELOW, 2 * top)
         axes.set(xlabel="arithmetic intensity, FLOP a byte", ylabel="GFLOP/s")
-        axes.grid(color="#e8edf1", linewidth=0.8)
+        axes.grid(**GRID)
         axes.set_axisbelow(True)
         axes.legend(frameon=False, fontsize=8.5, loc="lower right", ncols=2)
-        name = Path(found.bundle).name
-        title = f"{name} on {found.target}; {found.cpu}, {found.threads} threads"
-        title += "; by processor time, the machine being uneven" if found.noisy else ""
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
+        return encoded(figure)
 
 
 def _roofs(axes: Axes, found: Roofline) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from cascade_bench.cells import numbers_right
 from cascade_bench.roofline.layers import Layer
 from cascade_bench.roofline.measure import GOALS, Profile, Roofline
-from cascade_bench.tables import numbers_right
 from cascade_calib.words import percent
 
 FARTHEST = 8
