@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -120,6 +121,32 @@ def test_every_layer_with_weights_is_quantised_that_sees_tokens_and_nothing_else
             if weights.get_type_name() == "Constant" and weights.get_element_type().size == 1:
                 with_bytes.add(node.get_friendly_name().removesuffix("/WithoutBiases"))
     assert with_bytes == layers
+
+
+MOVES = ("Concat", "Reshape", "Slice", "Transpose", "VariadicSplit")
+
+
+def users(node: Any) -> list[Any]:
+    """What computes with a node's values, wherever they are moved to in between."""
+    found = []
+    for output in node.outputs():
+        for target in output.get_target_inputs():
+            user = target.get_node()
+            found += users(user) if user.get_type_name() in MOVES else [user]
+    return found
+
+
+@needs_int8
+def test_nothing_is_rounded_on_its_way_into_attention(source: StageSource, tmp_path: Path) -> None:
+    built = build("openvino", source, tmp_path)
+    model = openvino_engine.import_quietly().Core().read_model(tmp_path / built.files[0])
+    nodes = model.get_ordered_ops()
+    assert any(node.get_type_name() == "ScaledDotProductAttention" for node in nodes)
+    rounded = [node for node in nodes if node.get_type_name() == "FakeQuantize"]
+    assert {user.get_type_name() for node in rounded for user in users(node)} <= {
+        "Convolution",
+        "MatMul",
+    }
 
 
 def cancelling_units(stage: Stage, layer: str, size: float) -> None:
