@@ -20,9 +20,9 @@ import msgspec
 from cascade_bench import latency, record, throughput
 from cascade_bench.forms import parse, plain
 from cascade_bench.latency import Latencies
-from cascade_bench.limits import Check, Limits, judge
+from cascade_bench.limits import Check, Limits
 from cascade_bench.quality import Quality
-from cascade_bench.run import Plan, labelled, quality_of
+from cascade_bench.run import Plan, checks_of, labelled, quality_of
 from cascade_bench.throughput import FileRate
 from cascade_bench.workload import SEED, open_workload
 from cascade_calib.progress import Progress
@@ -82,19 +82,7 @@ def measure(plan: Plan, batch: int = BATCH, progress: Progress | None = None) ->
         latency=alone,
         file_throughput=files,
         quality=quality,
-        checks=_judge(plan.limits, alone, files, quality),
-    )
-
-
-def _judge(
-    limits: Limits, alone: Latencies, files: FileRate, quality: Quality
-) -> tuple[Check, ...]:
-    return judge(
-        limits,
-        p95_ms=alone.decision.p95_ms,
-        rate=files.images_per_s,
-        batch=files.batch,
-        quality=quality,
+        checks=checks_of(plan.limits, alone, files, quality),
     )
 
 
@@ -139,5 +127,5 @@ def read(path: Path, limits: Limits) -> Gates:
             "upgrade cascade-edge"
         )
     said = {name: value for name, value in vars(found).items() if name != "version"}
-    checks = _judge(limits, found.latency, found.file_throughput, found.quality)
+    checks = checks_of(limits, found.latency, found.file_throughput, found.quality)
     return Gates(**said, checks=checks)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade_calib.plots import FAINT, INK
+from cascade_calib import plots
 from cascade_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,17 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
+    **plots.STYLE,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "svg.hashsalt": "cascade-bench",
 }
 GRID: dict[str, Any] = {"color": "#e8edf1", "linewidth": 0.8}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from cascade_bench import (
     comparison,
@@ -25,9 +25,9 @@ from cascade_bench import (
     throughput,
 )
 from cascade_bench.fresh import Order, used
-from cascade_bench.limits import Limits, judge
+from cascade_bench.limits import Check, Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
-from cascade_bench.workload import SEED, Workload, open_workload, split_read
+from cascade_bench.workload import SEED, Runtime, Workload, open_workload, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import LabelledImages, read_labelled
 from cascade_calib.progress import Progress
@@ -35,7 +35,6 @@ from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
 
 T = TypeVar("T")
-Runtime = Literal["python", "native"]
 PLANNED_SHARES = 11  # of `Plan.seconds`, over the measurements of `_measure`
 LOAD_SHARES = 6
 SWEEP_SHARES = 6
@@ -152,13 +151,20 @@ def _measure(
         native=beside,
         quality=found,
         certificate=cascade.certificate,
-        checks=judge(
-            plan.limits,
-            p95_ms=alone.decision.p95_ms,
-            rate=files.images_per_s,
-            batch=files.batch,
-            quality=found,
-        ),
+        checks=checks_of(plan.limits, alone, files, found),
+    )
+
+
+def checks_of(
+    limits: Limits, alone: latency.Latencies, files: throughput.FileRate, found: quality.Quality
+) -> tuple[Check, ...]:
+    """The targets, by what was measured of each."""
+    return judge(
+        limits,
+        p95_ms=alone.decision.p95_ms,
+        rate=files.images_per_s,
+        batch=files.batch,
+        quality=found,
     )
 
 

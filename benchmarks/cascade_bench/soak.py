@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from cascade_bench.journal import Journal
 from cascade_bench.soak_record import Limits, Minute, Soak, Start, drifts, marked, read
 from cascade_bench.soak_traffic import SEED, Traffic
 from cascade_bench.timing import percentile
-from cascade_bench.workload import bundle_sha256, split_read
+from cascade_bench.workload import Runtime, bundle_sha256, split_read
 from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
@@ -43,7 +42,7 @@ class Plan:
     state: Path
     split: str | None = None
     target: str = "auto"
-    runtime: Literal["python", "native"] = "python"
+    runtime: Runtime = "python"
     threads: int | None = None
     clients: int = 2
     corrupt: float = 0.02

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,8 @@ from cascade_runtime.preprocess import Pixels
 MOST_IMAGES = 512
 LEAST_TILED = 64
 SEED = 0
+Runtime = Literal["python", "native"]
+"""Who is asked: `cascade_runtime` or libcascade."""
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,9 @@ INK, FAINT, LIMIT = "#1d2730", "#c9d1d8", "#b3261e"
 BEFORE = "#7f8b95"
 STEADY = 0.02  # the first few images of a curve are all noise
 _SCREEN = 600
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {  # of every picture; the packages add what theirs differ in
     "font.family": "sans-serif",
     "font.size": 10.0,
-    "svg.fonttype": "none",
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -220,7 +219,7 @@ def _svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": name}):
         figure: Figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -197,6 +198,25 @@ class Sample:
     path: Path
     manifest: Manifest
     decision: Decision
+
+
+def make_infeasible(sample: Sample) -> None:
+    """Rewrite the bundle as one whose every certificate failed: nothing is acted on."""
+    decision = make_decision((None, None))
+    made = sample.manifest
+    certificates = {
+        name: msgspec.structs.replace(
+            make_certificate(made.preprocess, decision, made.certificates[name].engines),
+            status="INFEASIBLE",
+        )
+        for name in made.targets
+    }
+    rewrite(
+        sample.path,
+        msgspec.structs.replace(
+            made, decision=dict.fromkeys(made.targets, decision), certificates=certificates
+        ),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,8 @@ from .conftest import (
     ONNX,
     OPENVINO,
     Sample,
-    make_certificate,
-    make_decision,
     make_images,
-    rewrite,
+    make_infeasible,
 )
 
 
@@ -176,21 +174,7 @@ def test_self_test_refuses_a_bundle_that_answers_otherwise(sample: Sample) -> No
 
 
 def test_infeasible_target_opens_and_defers_everything(sample: Sample) -> None:
-    decision = make_decision((None, None))
-    made = sample.manifest
-    certificates = {
-        name: msgspec.structs.replace(
-            make_certificate(made.preprocess, decision, made.certificates[name].engines),
-            status="INFEASIBLE",
-        )
-        for name in made.targets
-    }
-    rewrite(
-        sample.path,
-        msgspec.structs.replace(
-            made, decision=dict.fromkeys(made.targets, decision), certificates=certificates
-        ),
-    )
+    make_infeasible(sample)
     results = Cascade.open(sample.path, ONNX, threads=1).classify(make_images(5))
     assert {(r.decision, r.reason, r.stage) for r in results} == {(None, "below threshold", 1)}
 

@@ -30,8 +30,8 @@ from .conftest import (
     SIDE,
     Sample,
     make_certificate,
-    make_decision,
     make_images,
+    make_infeasible,
     rewrite,
 )
 from .native_build import native_folder
@@ -325,21 +325,7 @@ def test_golden_file_of_many_stages_and_no_images_takes_no_memory(sample: Sample
 
 
 def test_infeasible_target_opens_and_defers_everything(sample: Sample) -> None:
-    decision = make_decision((None, None))
-    made = sample.manifest
-    certificates = {
-        name: msgspec.structs.replace(
-            make_certificate(made.preprocess, decision, made.certificates[name].engines),
-            status="INFEASIBLE",
-        )
-        for name in made.targets
-    }
-    rewrite(
-        sample.path,
-        msgspec.structs.replace(
-            made, decision=dict.fromkeys(made.targets, decision), certificates=certificates
-        ),
-    )
+    make_infeasible(sample)
     native = Cascade.open(sample.path, ONNX, threads=1, engine="native")
     assert {(r.decision, r.reason, r.stage) for r in native.classify(make_images(5))} == {
         (None, "below threshold", 1)

@@ -13,24 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade_calib.plots import COLOURS, FAINT, INK, LIMIT
+from cascade_calib import plots
+from cascade_calib.plots import COLOURS, FAINT, LIMIT
 from cascade_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
+    **plots.STYLE,
     "font.size": 9.5,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
 }
 TENSORBOARD = "pip install tensorboard"
 

@@ -45,6 +45,17 @@ def threads() -> Callable[[F], F]:
     return click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all]")
 
 
+def runtime(help: str) -> Callable[[F], F]:
+    """`--runtime`: who decides; `help` says what follows from it."""
+    return click.option(
+        "--runtime",
+        type=click.Choice(["python", "native"]),
+        default="python",
+        show_default=True,
+        help=help,
+    )
+
+
 def limits() -> Callable[[F], F]:
     """`--max-ms`, `--min-rate`, `--min-coverage`, `--max-error`: the toolkit's four targets."""
     return _together(

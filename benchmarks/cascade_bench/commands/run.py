@@ -14,20 +14,14 @@ from cascade_runtime.command import MISSED_STATUS
 
 if TYPE_CHECKING:
     from cascade_bench.record import Record
-    from cascade_bench.run import Runtime
+    from cascade_bench.workload import Runtime
 
 
 @click.command("run", short_help="Every measurement, and PASS or FAIL for each target.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @options.data()
 @options.place()
-@click.option(
-    "--runtime",
-    type=click.Choice(["python", "native"]),
-    default="python",
-    show_default=True,
-    help="Who decides: cascade_runtime, or libcascade, then compared with both neighbours.",
-)
+@options.runtime("Who decides: cascade_runtime, or libcascade, then compared with both neighbours.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, 3600),

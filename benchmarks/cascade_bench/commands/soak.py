@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from cascade_bench.commands import options
 from cascade_bench.commands.output import check_paths, finish
 from cascade_runtime.command import MISSED_STATUS
+
+if TYPE_CHECKING:
+    from cascade_bench.workload import Runtime
 
 
 @click.command("soak", short_help="Hours of mixed traffic with faults; resumable.")
@@ -25,13 +28,7 @@ from cascade_runtime.command import MISSED_STATUS
 )
 @click.option("--split", help="Which split of a splits.json.  [default: val_test]")
 @options.place()
-@click.option(
-    "--runtime",
-    type=click.Choice(["python", "native"]),
-    default="python",
-    show_default=True,
-    help="Who decides: cascade_runtime or libcascade.",
-)
+@options.runtime("Who decides: cascade_runtime or libcascade.")
 @click.option(
     "--clients", type=click.IntRange(1, 64), default=2, show_default=True, help="At once."
 )
@@ -71,7 +68,7 @@ def command(
     state: Path,
     split: str | None,
     target: str,
-    runtime: Literal["python", "native"],
+    runtime: Runtime,
     threads: int | None,
     clients: int,
     corrupt: float,
