@@ -3,18 +3,28 @@
 In: a merged float32 network. Out: stage 0 from uint8 pixels, every later stage from the hidden
 tokens of the one before, so that nothing is computed twice; of joined networks each is cut by
 itself, and its first stage takes the pixels. RoPE tables are constants of the image size; batch is
-the only free axis (DESIGN, "Static shapes, dynamic batch").
+the only free axis (DESIGN, "Static shapes, dynamic batch"). What a graph is the smaller for is done
+here, where every engine gains from it (docs/decisions/0016-smaller-graph.md): pixels are scaled by
+the embedding's weights, and RoPE turns all tokens, those without a place by nothing.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DINOv3ViTConfig
+from transformers.models.dinov3_vit.modeling_dinov3_vit import (
+    DINOv3ViTAttention,
+    DINOv3ViTEmbeddings,
+    rotate_half,
+)
 
 from cascade_runtime.manifest import StageInfo
 from cascade_train import cost
-from cascade_train.exits import CascadeModel, Network, normalize
+from cascade_train.exits import MEAN, STD, CascadeModel, Network
 from cascade_train.explora.masking import patch_side
 
 
@@ -37,18 +47,20 @@ class Stage(nn.Module):
         backbone = model.backbone
         self.config, self.image_size = backbone.config, image_size
         if self.is_first:
-            self.embeddings = backbone.embeddings
+            self.embeddings = _of_raw_pixels(backbone.embeddings)
         self.blocks = backbone.model.layer[self.first : self.last]
         self.heads = model.exits.heads[index]
         with torch.no_grad():
             cos, sin = backbone.rope_embeddings(torch.zeros(1, 3, image_size, image_size))
-        self.register_buffer("cos", cos.clone())
-        self.register_buffer("sin", sin.clone())
+        self.register_buffer("cos", _with_prefix(cos, self.config, 1.0))
+        self.register_buffer("sin", _with_prefix(sin, self.config, 0.0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        tokens = self.embeddings(normalize(x)) if self.is_first else x
+        tokens = self.embeddings(x.permute(0, 3, 1, 2).float()) if self.is_first else x
         for block in self.blocks:
-            tokens = block(tokens, position_embeddings=(self.cos, self.sin))
+            attended = _attend(block.attention, block.norm1(tokens), self.cos, self.sin)
+            tokens = tokens + block.layer_scale1(attended)
+            tokens = tokens + block.layer_scale2(block.mlp(block.norm2(tokens)))
         logits, gate = self.heads.answer(tokens)
         return (logits, gate) if self.is_last else (logits, gate, tokens)
 
@@ -61,11 +73,40 @@ class Stage(nn.Module):
         return ["logits", "gate"] if self.is_last else ["logits", "gate", "tokens"]
 
 
+def _of_raw_pixels(embeddings: DINOv3ViTEmbeddings) -> DINOv3ViTEmbeddings:
+    """The embedding of pixels 0 to 255, `exits.normalize` in its weights: no patch is padded."""
+    folded = copy.deepcopy(embeddings)
+    patches = folded.patch_embeddings
+    std, mean = torch.tensor(STD), torch.tensor(MEAN)
+    with torch.no_grad():
+        patches.bias -= (patches.weight.sum(dim=(2, 3)) * (mean / std)).sum(dim=1)
+        patches.weight *= (1.0 / (255.0 * std))[None, :, None, None]
+    return folded
+
+
+def _with_prefix(table: Tensor, config: DINOv3ViTConfig, value: float) -> Tensor:
+    """A RoPE table [P, head width] of all tokens: class token and registers are not turned."""
+    prefix = torch.full((1 + config.num_register_tokens, table.shape[1]), value)
+    return torch.cat([prefix, table])
+
+
+def _attend(attention: DINOv3ViTAttention, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Self-attention [B, N, D] of the backbone's own layers, RoPE on every token."""
+    batch, count, width = tokens.shape
+    query, key, value = (
+        layer(tokens).view(batch, count, attention.num_heads, -1).transpose(1, 2)
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    query = query * cos + rotate_half(query) * sin
+    key = key * cos + rotate_half(key) * sin
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
+    projected: Tensor = attention.o_proj(mixed.transpose(1, 2).reshape(batch, count, width))
+    return projected
+
+
 def split(model: Network, image_size: int) -> list[Stage]:
-    """One `Stage` an exit, in eval mode; they share the model's weights."""
+    """One `Stage` an exit, in eval mode; they share the model's weights but for the embedding."""
     model.eval()
-    for part in model.parts:
-        part.backbone.set_attn_implementation("sdpa")  # one fusable pattern a block in the graph
     return [stage.eval() for stage in _stages(model, image_size)]
 
 

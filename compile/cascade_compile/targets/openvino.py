@@ -36,10 +36,10 @@ def build(source: StageSource, folder: Path, precision: str, device: str) -> Bui
 
     openvino = import_quietly()
     model = openvino.convert_model(source.onnx_file)
+    steady_names(model)  # the quantiser names its own nodes after these
     path = folder / f"stage{source.index}.xml"
     files = (path.name, path.with_suffix(".bin").name)
     if precision != "int8":
-        steady_names(model)
         openvino.save_model(model, path, compress_to_fp16=False)
         return Built(files)
     from cascade_compile.sensitivity import quantise
