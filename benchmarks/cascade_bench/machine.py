@@ -15,6 +15,7 @@ from cascade_bench.energy import Nvml
 from cascade_calib.provenance import cpu_name
 from cascade_runtime import __version__, engines
 from cascade_runtime.cascade import Cascade
+from cascade_runtime.engines.processor import usable_cores
 
 PACKAGES = ("numpy", "pillow", "msgspec")
 CPU = Path("/sys/devices/system/cpu")
@@ -78,13 +79,6 @@ def describe(cascade: Cascade, load_before: float | None) -> Machine:
         load_after=load(),
         versions=versions | {library: version},
     )
-
-
-def usable_cores() -> tuple[int, ...]:
-    """The cores that this process may use, which can be fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def gpu_name() -> str:

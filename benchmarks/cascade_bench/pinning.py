@@ -16,9 +16,9 @@ import numpy as np
 
 from cascade_bench import fresh
 from cascade_bench.fresh import Order, Run
-from cascade_bench.machine import usable_cores
 from cascade_bench.ratios import Ratio, ratio_of
 from cascade_bench.timing import percentile
+from cascade_runtime.engines.processor import usable_cores
 
 ROUNDS = 6  # the fewest of which there is a 95 % interval
 LEAST_SECONDS = 0.1

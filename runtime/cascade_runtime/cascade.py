@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ import numpy as np
 from cascade_runtime import engines
 from cascade_runtime.bundle import GOLDEN, Bundle
 from cascade_runtime.decision import Reason, Verdict
+from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import ConfigError, ImageError, TargetError
 from cascade_runtime.golden import load_golden
 from cascade_runtime.golden import self_test as run_golden
@@ -26,6 +29,9 @@ from cascade_runtime.preprocess import ImageLike, Pixels, load_image, printable
 from cascade_runtime.signature import KeyFile
 from cascade_runtime.stages import Stages, load_stages
 
+# Images that a thread decodes before it runs them: an exit leaves few of a small batch, and engines
+# are slow at few. They are gathered from this many.
+GATHERED = 32
 REASONS = {
     Reason.ACTED: "acted",
     Reason.BELOW_THRESHOLD: "below threshold",
@@ -73,6 +79,8 @@ class Cascade:
         self.why = why
         self.threads = threads
         self.stages: Stages = load_stages(bundle.manifest, target, bundle.read, threads)
+        self._lock = threading.Lock()
+        self._calls = 0
 
     @classmethod
     def open(
@@ -145,29 +153,74 @@ class Cascade:
 
         Args:
             images: paths, file bytes, or uint8 [H, W], [H, W, 3] or [H, W, 4] arrays, mixed freely.
-            batch_size: how many are decoded and run together.
+            batch_size: how many are run together, at most; a few more are decoded ahead.
+
+        Where there is an image for every thread, from one call or from several at once, each takes
+        batches of its own from files to results (docs/decisions/0017); answers are the same.
 
         Raises:
             TypeError: one image was passed instead of a list.
         """
         everything = as_list(images, batch_size)
+        threads = self.threads or len(usable_cores())
+        with self._call() as calls:
+            enough = threads > 1 and max(len(everything), calls) >= threads
+            stages = self.stages.side_by_side() if enough else None
+            if stages is None:
+                return self._in_turn(everything, batch_size, threads)
+            share = max(1, -(-len(everything) // threads))
+            size = min(share, max(batch_size, GATHERED))
+            return self._side_by_side(everything, size, threads, stages.up_to(batch_size))
+
+    def _in_turn(self, images: Sequence[ImageLike], size: int, threads: int) -> list[Result]:
+        """One batch after the other, decoded by all threads and then run by all."""
         results: list[Result] = []
-        with ThreadPoolExecutor(self.threads or os.cpu_count()) as pool:
-            for start in range(0, len(everything), batch_size):
-                batch = everything[start : start + batch_size]
-                names = [name_of(image, start + index) for index, image in enumerate(batch)]
-                results += self._decide(names, self._load_all(batch, names, pool))
+        with ThreadPoolExecutor(threads) as pool:
+            for names, batch in _batches(images, size):
+                loaded = self._load_all(batch, names, pool, threads)
+                results += self._decide(names, loaded, self.stages)
         return results
 
+    def _side_by_side(
+        self, images: Sequence[ImageLike], size: int, threads: int, stages: Stages
+    ) -> list[Result]:
+        """Each thread takes `size` images at a time from files to results."""
+
+        def decide(named: tuple[list[str], Sequence[ImageLike]]) -> list[Result]:
+            names, batch = named
+            return self._decide(names, list(map(self._load, batch, names)), stages)
+
+        batches = list(_batches(images, size))
+        if len(batches) == 1:
+            return decide(batches[0])
+        with ThreadPoolExecutor(threads) as pool:
+            return [result for results in pool.map(decide, batches) for result in results]
+
+    @contextmanager
+    def _call(self) -> Iterator[int]:
+        """A call of `classify`: how many there are now, with this one."""
+        with self._lock:
+            self._calls += 1
+            calls = self._calls
+        try:
+            yield calls
+        finally:
+            with self._lock:
+                self._calls -= 1
+
     def _load_all(
-        self, images: Sequence[ImageLike], names: Sequence[str], pool: ThreadPoolExecutor
+        self,
+        images: Sequence[ImageLike],
+        names: Sequence[str],
+        pool: ThreadPoolExecutor,
+        threads: int,
     ) -> list[Pixels | ImageError]:
         """Decode a batch: Pillow does so outside the interpreter lock, so threads share it.
 
         Each takes every n-th image at one go: handing the lock around costs as much as decoding
         a small one (docs/decisions/0014).
         """
-        threads = min(self.threads or os.cpu_count() or 1, len(images))
+        threads = min(threads, len(images))
         if threads == 1:
             return list(map(self._load, images, names))
 
@@ -185,12 +238,14 @@ class Cascade:
         except ImageError as error:
             return error
 
-    def _decide(self, names: Sequence[str], loaded: Sequence[Pixels | ImageError]) -> list[Result]:
+    def _decide(
+        self, names: Sequence[str], loaded: Sequence[Pixels | ImageError], stages: Stages
+    ) -> list[Result]:
         readable = [row for row, x in enumerate(loaded) if isinstance(x, np.ndarray)]
         decided: Iterator[Result] = iter(())
         if readable:
             pixels = np.stack([x for x in loaded if isinstance(x, np.ndarray)])
-            verdict = self.stages.forward(pixels, self.decision)
+            verdict = stages.forward(pixels, self.decision)
             decided = self._results([names[row] for row in readable], verdict)
         return [
             unreadable(name, x) if isinstance(x, ImageError) else next(decided)
@@ -231,6 +286,15 @@ def as_list(images: Iterable[ImageLike], batch_size: int) -> list[ImageLike]:
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, must be at least 1")
     return list(images)
+
+
+def _batches(
+    images: Sequence[ImageLike], size: int
+) -> Iterator[tuple[list[str], Sequence[ImageLike]]]:
+    """Names and images, at most `size` at a time."""
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        yield [name_of(image, start + index) for index, image in enumerate(batch)], batch
 
 
 def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:

@@ -110,6 +110,24 @@ class Stages:
                 batch = tokens if onward.all() else tokens[onward]
         return verdict
 
+    def side_by_side(self) -> Stages | None:
+        """The same stages for callers that run at the same time, each on one thread.
+
+        None where an engine has no such form; see `engines.Divisible`.
+        """
+        found = []
+        for engine in self.engines:
+            one = engine.side_by_side() if isinstance(engine, registry.Divisible) else None
+            if one is None:
+                return None
+            found.append(one)
+        return Stages(found, self.batch_sizes, self.inputs)
+
+    def up_to(self, batch_size: int) -> Stages:
+        """The same stages, which run no more than so many images together."""
+        sizes = [size for size in self.batch_sizes if size <= batch_size]
+        return Stages(self.engines, sizes, self.inputs)
+
     def warm_up(self, height: int, width: int) -> None:
         """Run the batch sizes once, so that no later call pays for a first time.
 
@@ -117,10 +135,11 @@ class Stages:
         feel the few milliseconds that a first time costs.
         """
         started = time.perf_counter()
-        for size in reversed(self.batch_sizes):
-            self.forward_all(np.zeros((size, height, width, 3), dtype=np.uint8))
-            if time.perf_counter() - started > WARM_UP_S:
-                break
+        for stages in filter(None, (self, self.side_by_side())):
+            for size in reversed(self.batch_sizes):
+                stages.forward_all(np.zeros((size, height, width, 3), dtype=np.uint8))
+                if time.perf_counter() - started > WARM_UP_S:
+                    break
 
     def _run(self, stage: int, batch: npt.NDArray[Any]) -> tuple[ExitOutputs, Float32 | None]:
         """One stage over any number of images; its exit's outputs, and tokens if any are taken."""

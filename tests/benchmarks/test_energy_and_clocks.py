@@ -11,6 +11,7 @@ import pytest
 
 from cascade_bench import energy, machine
 from cascade_bench.energy import Nvml, Rapl, board_watts
+from cascade_runtime.engines.processor import usable_cores
 
 
 def make_package(root: Path, number: int, microjoules: int, span: int = 1_000_000) -> Path:
@@ -126,7 +127,7 @@ def test_tegrastats_is_sampled_while_the_work_goes_on(
 
 
 def test_clocks_are_those_of_the_usable_cores(tmp_path: Path) -> None:
-    core = machine.usable_cores()[0]
+    core = usable_cores()[0]
     folder = tmp_path / f"cpu{core}" / "cpufreq"
     folder.mkdir(parents=True)
     values = {"governor": "powersave", "cur_freq": 1500000, "min_freq": 400000, "max_freq": 3200000}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,50 @@ def test_one_bad_image_fails_alone(cascade: Cascade, image_files: list[Path]) ->
     assert bad[0].reason.count("missing.png") == 0, "the name stands in `name`, once"
     alone = cascade.classify([image_files[0], image_files[2]])
     assert [results[0].label, results[3].label] == [r.label for r in alone]
+
+
+@pytest.mark.parametrize("name", [ONNX, OPENVINO])
+@pytest.mark.parametrize("batch_size", [1, 8, 64])
+def test_threads_side_by_side_answer_as_one(template: Sample, name: str, batch_size: int) -> None:
+    images: list[Any] = [*make_images(101), b"no image", *make_images(2, seed=9)]
+    alone = Cascade.open(template.path, name, threads=1, warm_up=False)
+    shared = Cascade.open(template.path, name, threads=3)
+    for count in (1, 2, 3, 5, len(images)):
+        expected = [tuple_of(r) for r in alone.classify(images[:count], batch_size)]
+        assert [tuple_of(r) for r in shared.classify(images[:count], batch_size)] == expected
+
+
+def tuple_of(result: Result) -> tuple[Any, ...]:
+    """What is said of an image, to the digits that no size of a batch changes."""
+    p, score = round(result.p, 5), round(result.score, 5)
+    said = (result.name, result.decision, result.set, result.stage, result.reason)
+    return (*said, str(p), str(score))
+
+
+def test_callers_at_the_same_time_get_their_own_answers(template: Sample) -> None:
+    cascade = Cascade.open(template.path, ONNX, threads=2)
+    images = list(make_images(40))
+    expected = [tuple_of(r)[1:] for r in cascade.classify(images, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: cascade.classify([image])[0], images * 3))
+    assert [tuple_of(r)[1:] for r in found] == expected * 3
+
+
+def test_engine_that_fails_beside_others_fails_the_call(
+    template: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cascade = Cascade.open(template.path, ONNX, threads=2)
+    beside = cascade.stages.side_by_side()
+    assert beside is not None
+
+    def fail(batch: Any) -> Any:
+        raise RuntimeError("no memory left on the device")
+
+    monkeypatch.setattr(beside.engines[0], "run", fail)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        cascade.classify(list(make_images(50)), 8)
+    monkeypatch.undo()
+    assert len(cascade.classify(list(make_images(50)), 8)) == 50
 
 
 def test_batch_of_only_bad_images_and_empty_list(cascade: Cascade) -> None:

@@ -138,6 +138,57 @@ def openvino_stage(template: Sample) -> Engine:
     return engines.load("openvino", files, "stage0.xml", precision="fp32", device="cpu", threads=2)
 
 
+@pytest.mark.parametrize("name", [ONNX, OPENVINO])
+def test_stages_side_by_side_answer_as_the_others_to_the_last_bit(
+    template: Sample, name: str
+) -> None:
+    read = lambda path: (template.path / path).read_bytes()  # noqa: E731
+    stages = load_stages(template.manifest, name, read, threads=2)
+    beside = stages.side_by_side()
+    assert beside is not None
+    batches = [make_images(size, seed=size) for size in (1, 2, 3, 8, 12, 32, 35)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(beside.forward_all, batches))
+    for batch, found in zip(batches, together, strict=True):
+        for exit_found, expected in zip(found, stages.forward_all(batch), strict=True):
+            np.testing.assert_array_equal(exit_found.logits, expected.logits)
+            np.testing.assert_array_equal(exit_found.gate, expected.gate)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "limit"),
+    [
+        (ONNX, onnxruntime_engine, "_DIVISIBLE_LIMIT"),
+        (OPENVINO, openvino_engine, "_STREAMS_LIMIT"),
+    ],
+)
+def test_no_second_form_of_an_engine_for_one_thread_or_of_many_weights(
+    template: Sample,
+    name: str,
+    module: object,
+    limit: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = lambda path: (template.path / path).read_bytes()  # noqa: E731
+    assert load_stages(template.manifest, name, read, threads=1).side_by_side() is None
+    monkeypatch.setattr(module, limit, 0)
+    assert load_stages(template.manifest, name, read, threads=2).side_by_side() is None
+
+
+def test_stages_whose_engine_has_one_form_alone_are_not_divisible() -> None:
+    class Plain:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            return {}
+
+    assert Stages([Plain()]).side_by_side() is None
+
+
+def test_stages_run_no_more_images_together_than_they_are_told(template: Sample) -> None:
+    stages = stages_of(template, ONNX)
+    assert stages.up_to(5).batch_sizes == (5, 4, 3, 2, 1)
+    assert stages.up_to(1).batch_sizes == (1,)
+
+
 def test_openvino_in_parts_answers_as_the_whole_batch(
     template: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
+from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import ConfigError, TargetError
 from cascade_runtime.manifest import Manifest
 
@@ -61,7 +62,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
-    threads = plan.threads or len(machine.usable_cores())
+    threads = plan.threads or len(usable_cores())
     cascade = Cascade.open(plan.bundle, plan.target, threads=threads, warm_up=False)
     split = split_read(plan.data, plan.split)
     images = in_the_classes_of(

@@ -32,6 +32,7 @@ from cascade_calib.progress import Progress
 from cascade_calib.provenance import cpu_name, made_by
 from cascade_runtime import engines
 from cascade_runtime.cascade import Cascade
+from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.manifest import MadeBy
 
 BATCHES = (1, 8, 16)
@@ -201,7 +202,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
     target = cascade.manifest.targets[cascade.target]
     layers.library(target.backend)  # says so now where there is none
-    threads = plan.threads or len(machine.usable_cores())
+    threads = plan.threads or len(usable_cores())
     told = _Told(progress, plan.seconds)
     ceilings, chosen = _choose(cascade, plan, CHOICE_SHARE * plan.seconds)
     told.behind(CHOICE_SHARE)

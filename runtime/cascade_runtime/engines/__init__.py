@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,20 @@ class Engine(Protocol):
         Returns:
             `logits` [B, 2], `gate` [B] and, where the next stage takes them, `tokens` [B, N, D];
             float32, and no view of memory that the next run writes to.
+        """
+        ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """An engine that has a second form, for callers that run at the same time."""
+
+    def side_by_side(self) -> Engine | None:
+        """The same stage, run on one thread a caller, outputs equal to the last bit.
+
+        Callers that each have a batch of their own do not wait for each other at every layer.
+        None where it would cost too much memory, or there is one thread alone. The same object at
+        every call; it is made at the first, and takes as much memory again.
         """
         ...
 

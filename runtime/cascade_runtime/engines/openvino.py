@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cascade_runtime.engines.processor import no_int8
+from cascade_runtime.engines.processor import no_int8, usable_cores
 from cascade_runtime.errors import TargetError
 
 TARGETS = (("fp32", "cpu"), ("bf16", "cpu"), ("int8", "cpu"))
@@ -114,6 +114,9 @@ def open_stage(
     config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _hint(precision)}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
+        if threads < len(usable_cores()):
+            # Pinned, every process of so few threads would be on the same cores.
+            config["ENABLE_CPU_PINNING"] = False
     if profile:
         config["PERF_COUNT"] = True
     try:
@@ -143,6 +146,7 @@ class OpenVinoEngine:
         self._streams = streams
         self._compile_streams = compile_streams
         self._parts: _Requests | None = None
+        self._one_thread = _OneThread(self._names, self._requests_of_parts)
         self._lock = threading.Lock()
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
@@ -155,6 +159,10 @@ class OpenVinoEngine:
                 [batch[start : start + size] for start in range(0, len(batch), size)]
             )
         return dict(zip(self._names, values, strict=True))
+
+    def side_by_side(self) -> _OneThread | None:
+        """See `engines.Divisible`."""
+        return None if self._streams == 1 else self._one_thread
 
     def _divides(self, size: int) -> bool:
         """Whether a batch of `size` is cut into parts."""
@@ -175,6 +183,18 @@ class OpenVinoEngine:
             if self._parts is None:
                 self._parts = _Requests(self._compile_streams())
             return self._parts
+
+
+class _OneThread:
+    """The stage on a stream of one thread, as many at once as there are streams."""
+
+    def __init__(self, names: list[str], requests: Callable[[], _Requests]) -> None:
+        self._names = names
+        self._requests = requests
+
+    def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
+        values = self._requests().run([np.ascontiguousarray(batch)])
+        return dict(zip(self._names, values, strict=True))
 
 
 class _Requests:

@@ -1,10 +1,11 @@
 """What this processor can compute in, as far as its engines do not say it themselves.
 
-In: /proc/cpuinfo. Out: its flags, and why int8 would be wrong here.
+In: /proc/cpuinfo. Out: its flags, the cores that may be used, and why int8 would be wrong here.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,13 @@ def flags() -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The cores that this process may run on, in rising order."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def no_int8() -> str | None:

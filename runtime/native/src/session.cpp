@@ -11,6 +11,21 @@ namespace {
 
 constexpr std::size_t chunk = 32;  // images decoded and run together
 
+// One more while it lives.
+class Counted {
+public:
+    explicit Counted(std::atomic<std::size_t>& counter) : counter_(counter), count_(++counter) {}
+    Counted(const Counted&) = delete;
+    Counted& operator=(const Counted&) = delete;
+    ~Counted() { --counter_; }
+
+    std::size_t count() const { return count_; }  // with this one
+
+private:
+    std::atomic<std::size_t>& counter_;
+    const std::size_t count_;
+};
+
 std::string text_of(const std::vector<std::byte>& bytes) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -42,16 +57,41 @@ Stages Session::open_stages() {
     return stages;
 }
 
+// Where there is a batch for each thread, from one call or from several at once, each is taken by a
+// thread of its own from files to answers: none waits for another at every layer.
 std::vector<Answer> Session::classify(std::span<const Image> images) const {
     std::vector<Answer> answers(images.size());
-    for (std::size_t start = 0; start < images.size(); start += chunk) {
-        const std::size_t size = std::min(chunk, images.size() - start);
-        decide(images.subspan(start, size), std::span(answers).subspan(start, size));
+    const Counted call(calls_);
+    const std::size_t threads = workers_.size();
+    const bool enough = threads > 1 && std::max(images.size(), call.count()) >= threads;
+    const Share share = enough && stages_.divisible() ? Share::one_thread : Share::every_thread;
+    const std::size_t size = share == Share::every_thread
+                                 ? chunk
+                                 : std::min(chunk, (images.size() + threads - 1) / threads);
+    const auto batch = [&](std::size_t index) {
+        const std::size_t start = index * size, count = std::min(size, images.size() - start);
+        decide(images.subspan(start, count), std::span(answers).subspan(start, count), share);
+    };
+    const std::size_t batches = images.empty() ? 0 : (images.size() + size - 1) / size;
+    if (share == Share::every_thread) {
+        for (std::size_t index = 0; index < batches; ++index) batch(index);
+        return answers;
     }
+    std::mutex lock;
+    std::exception_ptr failed;  // the first of them: a worker's thread must not throw
+    workers_.each(batches, [&](std::size_t index) {
+        try {
+            batch(index);
+        } catch (...) {
+            const std::lock_guard guard(lock);
+            if (failed == nullptr) failed = std::current_exception();
+        }
+    });
+    if (failed != nullptr) std::rethrow_exception(failed);
     return answers;
 }
 
-void Session::decide(std::span<const Image> images, std::span<Answer> answers) const {
+void Session::decide(std::span<const Image> images, std::span<Answer> answers, Share share) const {
     const auto started = std::chrono::steady_clock::now();
     const Preprocess& spec = manifest().preprocess;
     const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
@@ -60,8 +100,12 @@ void Session::decide(std::span<const Image> images, std::span<Answer> answers) c
     const auto place = [&](std::size_t row) {
         return std::span(buffer).subspan(row * image_bytes, image_bytes);
     };
-    workers_.each(images.size(),
-                  [&](std::size_t i) { load(images[i], place(i), answers[i]); });
+    const auto load_one = [&](std::size_t i) { load(images[i], place(i), answers[i]); };
+    if (share == Share::every_thread) {
+        workers_.each(images.size(), load_one);
+    } else {
+        for (std::size_t i = 0; i < images.size(); ++i) load_one(i);
+    }
 
     std::vector<std::size_t> readable;
     for (std::size_t i = 0; i < images.size(); ++i) {
@@ -73,7 +117,7 @@ void Session::decide(std::span<const Image> images, std::span<Answer> answers) c
     }
     const Pixels pixels{buffer.data(), readable.size(), spec.height, spec.width};
     try {
-        const std::vector<Verdict> verdicts = stages_.forward(pixels, *decision_);
+        const std::vector<Verdict> verdicts = stages_.forward(pixels, *decision_, share);
         for (std::size_t row = 0; row < readable.size(); ++row) {
             answers[readable[row]].verdict = verdicts[row];
         }

@@ -2,6 +2,7 @@
 // A bundle on one of its targets, ready to answer. In: a path and options; images as files, bytes
 // or frames. Out: one `Answer` an image, unreadable ones included, in their order. Does not change
 // once it is open, but for its counters; any number of threads may share it.
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -72,7 +73,7 @@ private:
     using Buffer = std::vector<std::uint8_t>;
 
     Stages open_stages();
-    void decide(std::span<const Image> images, std::span<Answer> answers) const;
+    void decide(std::span<const Image> images, std::span<Answer> answers, Share share) const;
     void load(const Image& image, std::span<std::uint8_t> out, Answer& answer) const;
     void count(std::span<const Answer> answers) const;
     Buffer take_buffer() const;
@@ -85,6 +86,7 @@ private:
     Stages stages_;
     const Decision* decision_;
     mutable Workers workers_;
+    mutable std::atomic<std::size_t> calls_ = 0;  // of `classify`, now
     mutable Metrics metrics_;
     mutable std::mutex buffers_lock_;
     mutable std::vector<Buffer> buffers_;  // idle ones: as many as there were calls at once

@@ -142,12 +142,14 @@ Stages::Stages(std::vector<std::unique_ptr<Engine>> engines, std::vector<bool> t
 // One stage over `count` images, piece by piece; `take` is given each piece's outputs and where in
 // the batch it begins.
 template <typename Take>
-void Stages::run(std::size_t stage, const Rows& pixels, const Tokens& tokens, std::size_t count,
-                 Take take) const {
+void Stages::run(std::size_t stage, Share share, const Rows& pixels, const Tokens& tokens,
+                 std::size_t count, Take take) const {
+    Engine* const whole = engines_[stage].get();
+    Engine* const engine = share == Share::every_thread ? whole : whole->side_by_side();
     for (std::size_t start = 0; start < count;) {
         const std::size_t size = piece_of(count - start);
-        Outputs outputs = engines_[stage]->run(takes_pixels_[stage] ? pixels.piece(start, size)
-                                                                    : tokens.piece(start, size));
+        Outputs outputs = engine->run(takes_pixels_[stage] ? pixels.piece(start, size)
+                                                           : tokens.piece(start, size));
         check(outputs, stage, size, hands_on(stage));
         take(outputs, start, size);
         start += size;
@@ -158,7 +160,13 @@ bool Stages::hands_on(std::size_t stage) const {
     return stage + 1 < engines_.size() && !takes_pixels_[stage + 1];
 }
 
-std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decision) const {
+bool Stages::divisible() const {
+    return std::all_of(engines_.begin(), engines_.end(),
+                       [](const auto& engine) { return engine->side_by_side() != nullptr; });
+}
+
+std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decision,
+                                     Share share) const {
     std::vector<Verdict> verdicts(pixels.count);
     std::vector<std::size_t> going(pixels.count);  // the images that have not exited
     std::iota(going.begin(), going.end(), std::size_t{0});
@@ -167,7 +175,7 @@ std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decis
         const Rows rows = takes_pixels_[stage] ? Rows(pixels, going) : Rows();
         std::vector<std::size_t> onward;
         Tokens next;
-        run(stage, rows, tokens, going.size(),
+        run(stage, share, rows, tokens, going.size(),
             [&](Outputs& outputs, std::size_t start, std::size_t size) {
                 std::vector<std::size_t> staying;
                 for (std::size_t row = 0; row < size; ++row) {
@@ -185,7 +193,7 @@ std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decis
     return verdicts;
 }
 
-std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels) const {
+std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels, Share share) const {
     std::vector<std::vector<ExitOutputs>> exits(engines_.size());
     std::vector<std::size_t> everyone(pixels.count);
     std::iota(everyone.begin(), everyone.end(), std::size_t{0});
@@ -193,7 +201,7 @@ std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels) 
     Tokens tokens;
     for (std::size_t stage = 0; stage < engines_.size(); ++stage) {
         Tokens next;
-        run(stage, rows, tokens, pixels.count,
+        run(stage, share, rows, tokens, pixels.count,
             [&](Outputs& outputs, std::size_t, std::size_t size) {
                 for (std::size_t row = 0; row < size; ++row) {
                     exits[stage].push_back(exit_of(outputs, row));
@@ -209,12 +217,15 @@ std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels) 
 void Stages::warm_up(int height, int width) const {
     const auto started = std::chrono::steady_clock::now();
     std::vector<std::uint8_t> blank;
-    for (auto size = batch_sizes.rbegin(); size != batch_sizes.rend(); ++size) {
-        Pixels pixels{nullptr, *size, height, width};
-        blank.resize(*size * pixels.image_bytes());
-        pixels.data = blank.data();
-        forward_all(pixels);
-        if (std::chrono::steady_clock::now() - started > warm_up_time) break;
+    for (const Share share : {Share::every_thread, Share::one_thread}) {
+        if (share == Share::one_thread && !divisible()) break;
+        for (auto size = batch_sizes.rbegin(); size != batch_sizes.rend(); ++size) {
+            Pixels pixels{nullptr, *size, height, width};
+            blank.resize(*size * pixels.image_bytes());
+            pixels.data = blank.data();
+            forward_all(pixels, share);
+            if (std::chrono::steady_clock::now() - started > warm_up_time) break;
+        }
     }
 }
 

@@ -22,16 +22,24 @@ struct Pixels {
     std::size_t image_bytes() const { return std::size_t{3} * height * width; }
 };
 
+// On what a call runs: every thread at once, or one, beside others that do the same.
+enum class Share { every_thread, one_thread };
+
 class Stages {
 public:
     // `takes_pixels`: one an engine; the first does.
     Stages(std::vector<std::unique_ptr<Engine>> engines, std::vector<bool> takes_pixels);
 
     // One verdict an image; only those that did not exit go on to the next stage.
-    std::vector<Verdict> forward(const Pixels& pixels, const Decision& decision) const;
+    std::vector<Verdict> forward(const Pixels& pixels, const Decision& decision,
+                                 Share share = Share::every_thread) const;
 
     // Outputs by stage and image, nothing exits early.
-    std::vector<std::vector<ExitOutputs>> forward_all(const Pixels& pixels) const;
+    std::vector<std::vector<ExitOutputs>> forward_all(const Pixels& pixels,
+                                                      Share share = Share::every_thread) const;
+
+    // Whether `Share::one_thread` can be asked for; what that needs is made here.
+    bool divisible() const;
 
     // Run the batch sizes once, smallest first, for about a second: no later call pays for a first
     // time.
@@ -43,8 +51,8 @@ private:
     class Tokens;
     class Rows;
     template <typename Take>
-    void run(std::size_t stage, const Rows& pixels, const Tokens& tokens, std::size_t count,
-             Take take) const;
+    void run(std::size_t stage, Share share, const Rows& pixels, const Tokens& tokens,
+             std::size_t count, Take take) const;
     bool hands_on(std::size_t stage) const;  // whether the next one takes its tokens
 
     std::vector<std::unique_ptr<Engine>> engines_;

@@ -24,6 +24,9 @@ public:
     // `work(index)` for each index below `count`, by the caller and whoever is idle; must not throw.
     void each(std::size_t count, const std::function<void(std::size_t)>& work);
 
+    // How many, the caller's own included.
+    std::size_t size() const { return threads_.size() + 1; }
+
 private:
     struct Task;
     void loop();

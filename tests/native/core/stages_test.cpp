@@ -125,6 +125,38 @@ TEST(Stages, nothing_exits_early_where_all_is_asked_for) {
     EXPECT_EQ(exits[1][2].gate, 30.0f);
 }
 
+// Has another form, which remembers in a list of its own.
+class Divisible : public Fake {
+public:
+    Divisible(std::vector<std::size_t>& seen, std::vector<std::size_t>& beside)
+        : Fake(seen), beside_(beside) {}
+    Engine* side_by_side() override { return &beside_; }
+
+private:
+    Fake beside_;
+};
+
+TEST(Stages, a_share_of_one_thread_runs_the_engines_other_form) {
+    std::vector<std::size_t> whole, beside;
+    std::vector<std::unique_ptr<Engine>> engines;
+    engines.push_back(std::make_unique<Divisible>(whole, beside));
+    engines.push_back(std::make_unique<Divisible>(whole, beside));
+    const Stages stages(std::move(engines), {true, false});
+    ASSERT_TRUE(stages.divisible());
+    const auto bytes = images({200, 110, 130});
+    const Pixels pixels{bytes.data(), 3, 2, 2};
+    const auto verdicts = stages.forward(pixels, rule(), Share::one_thread);
+    EXPECT_TRUE(whole.empty());
+    EXPECT_EQ(beside, (std::vector<std::size_t>{3, 2}));
+    stages.forward(pixels, rule());
+    EXPECT_EQ(whole, (std::vector<std::size_t>{3, 2}));
+    EXPECT_EQ(verdicts[2].stage, 1);
+}
+
+TEST(Stages, with_an_engine_of_one_form_alone_are_not_divisible) {
+    EXPECT_FALSE(Cascade({true, false}).stages->divisible());
+}
+
 TEST(Stages, no_images_are_no_runs) {
     const Cascade cascade({true, false});
     EXPECT_TRUE(forward(cascade, {}).empty());

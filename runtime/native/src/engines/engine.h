@@ -41,6 +41,10 @@ class Engine {
 public:
     virtual ~Engine() = default;
     virtual Outputs run(const Batch& batch) = 0;
+
+    // The same stage for callers that run at the same time, on one thread each, its outputs equal to
+    // the last bit; null where it has no such form. This engine's own, made when first asked for.
+    virtual Engine* side_by_side() { return nullptr; }
 };
 
 // A stage's files by bundle path, their hashes checked, and the one to open first.

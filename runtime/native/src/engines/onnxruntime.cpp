@@ -3,7 +3,9 @@
 // `Engine`. The options are those of cascade_runtime/engines/onnxruntime.py, so that outputs are
 // the same bits.
 #include <algorithm>
+#include <functional>
 #include <mutex>
+#include <thread>
 
 #include "bundle/onnx_external.h"
 #include "engines/backends.h"
@@ -118,8 +120,11 @@ constexpr std::array<const char*, 3> output_names = {"logits", "gate", "tokens"}
 // One session; its `Run` may be called by several threads at once.
 class OnnxRuntimeEngine : public Engine {
 public:
-    OnnxRuntimeEngine(std::shared_ptr<Runtime> runtime, ort::Session* session)
-        : runtime_(std::move(runtime)), session_(session) {
+    using Open = std::function<std::unique_ptr<OnnxRuntimeEngine>()>;
+
+    // `one_thread`: opens what `side_by_side` gives, where there is such a form.
+    OnnxRuntimeEngine(std::shared_ptr<Runtime> runtime, ort::Session* session, Open one_thread = {})
+        : runtime_(std::move(runtime)), session_(session), open_one_thread_(std::move(one_thread)) {
         std::size_t inputs = 0, outputs = 0;
         runtime_->check(runtime_->api(ort::get_input_count)(session_, &inputs));
         runtime_->check(runtime_->api(ort::get_output_count)(session_, &outputs));
@@ -151,6 +156,15 @@ public:
         }
         outputs.owner = std::move(values);
         return outputs;
+    }
+
+    Engine* side_by_side() override {
+        const std::lock_guard guard(lock_);
+        if (open_one_thread_ != nullptr) {
+            one_thread_ = open_one_thread_();
+            open_one_thread_ = nullptr;  // and with it the bytes that it was made of
+        }
+        return one_thread_.get();
     }
 
 private:
@@ -193,6 +207,9 @@ private:
     ort::Session* session_;
     std::string input_;
     std::vector<std::size_t> wanted_;  // of the engine's outputs, as places in `output_names`
+    std::mutex lock_;                  // of what follows
+    Open open_one_thread_;
+    std::unique_ptr<OnnxRuntimeEngine> one_thread_;
 };
 
 using Options = std::unique_ptr<ort::SessionOptions, void (*)(ort::SessionOptions*)>;
@@ -218,6 +235,23 @@ public:
     std::unique_ptr<Engine> load(StageFiles stage, const std::string& precision,
                                  const std::string& device, unsigned threads) override {
         (void)precision;  // it is in the file
+        std::size_t bytes = 0;
+        for (const auto& [path, data] : stage.files) bytes += data.size();
+        const unsigned all = threads != 0 ? threads : std::thread::hardware_concurrency();
+        OnnxRuntimeEngine::Open one_thread;
+        ort::Session* const session = open(stage, device, threads);
+        if (device == "cpu" && all > 1 && bytes <= divisible_limit) {
+            one_thread = [this, stage = std::move(stage), device] {
+                return std::make_unique<OnnxRuntimeEngine>(runtime_, open(stage, device, 1));
+            };
+        }
+        return std::make_unique<OnnxRuntimeEngine>(runtime_, session, std::move(one_thread));
+    }
+
+    std::string version() override { return "onnxruntime " + runtime_->version(); }
+
+private:
+    ort::Session* open(const StageFiles& stage, const std::string& device, unsigned threads) {
         const std::vector<std::byte>& model = stage.files.at(stage.main);
         const std::string folder = stage.main.substr(0, stage.main.rfind('/') + 1);
         std::map<std::string, const std::vector<std::byte>*> extra;
@@ -232,16 +266,13 @@ public:
             ort::Session* session = nullptr;
             runtime_->check(runtime_->api(ort::create_session_from_array)(
                 runtime_->env, model.data(), model.size(), options.get(), &session));
-            return std::make_unique<OnnxRuntimeEngine>(runtime_, session);
+            return session;
         } catch (const Error& error) {
             throw Error(error.status,
                         stage.main + ": " + version() + " cannot load it (" + error.what() + ")");
         }
     }
 
-    std::string version() override { return "onnxruntime " + runtime_->version(); }
-
-private:
     // Why a GPU provider cannot be used.
     std::optional<std::string> no_provider(const std::string& device) const {
         if (const auto reason = cuda::missing()) return reason;
@@ -314,6 +345,9 @@ private:
             options, names.data(), buffers.data(), sizes.data(), names.size()));
     }
 
+    // A second session, for callers side by side, is worth its memory up to here: 64 MiB a stage;
+    // until it is made, the bytes that it will be made of are held.
+    static constexpr std::size_t divisible_limit = std::size_t{64} << 20;
     std::shared_ptr<Runtime> runtime_;
 };
 

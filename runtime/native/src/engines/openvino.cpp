@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <thread>
 
 #include "engines/backends.h"
 #include "engines/engine.h"
@@ -74,6 +75,8 @@ public:
         return size;
     }
 
+    std::size_t count() const { return count_; }
+
     std::shared_ptr<ov::Compiled> compiled() {
         const std::lock_guard guard(lock_);
         if (compiled_ == nullptr) compiled_ = compile_();
@@ -110,12 +113,26 @@ public:
 
     Outputs run(const Batch& batch) override {
         const std::size_t part = streams_->part(batch.size());
-        return part == 0 ? run_whole(batch) : run_parts(batch, part);
+        return part == 0 ? run_on(compiled_, batch) : run_parts(batch, part);
     }
 
+    Engine* side_by_side() override { return streams_->count() > 1 ? &one_thread_ : nullptr; }
+
 private:
-    Outputs run_whole(const Batch& batch) {
-        auto run = std::make_shared<ov::Run>(compiled_, batch);
+    // The stage on a stream of one thread, as many at once as there are streams.
+    class OneThread : public Engine {
+    public:
+        explicit OneThread(OpenVinoEngine& all) : all_(all) {}
+        Outputs run(const Batch& batch) override {
+            return all_.run_on(all_.streams_->compiled(), batch);
+        }
+
+    private:
+        OpenVinoEngine& all_;
+    };
+
+    Outputs run_on(const std::shared_ptr<ov::Compiled>& compiled, const Batch& batch) {
+        auto run = std::make_shared<ov::Run>(compiled, batch);
         run->infer();
         const auto found = run->outputs(places_);
         return {found[0], found[1], found[2], std::move(run)};
@@ -152,6 +169,7 @@ private:
     std::shared_ptr<ov::Compiled> compiled_;
     std::unique_ptr<Streams> streams_;
     ov::Places places_;
+    OneThread one_thread_{*this};
 };
 
 class OpenVino : public Backend {
@@ -248,11 +266,13 @@ private:
                                       const std::string& hint, const char* key,
                                       const std::string& value, const std::string& threads) {
         ov::CompiledModel* compiled = nullptr;
-        // Without the last pair, which stands there for nothing then, the library takes every core.
+        // Without the pairs at the end, which stand there for nothing then, the library takes every
+        // core, and pins its threads. Pinned, every process of a few threads would be on the same.
+        const bool few = !threads.empty() && std::stoul(threads) < std::thread::hardware_concurrency();
         runtime.check(runtime.api.ov_core_compile_model(
-            runtime.core, model, "CPU", threads.empty() ? 4 : 6, &compiled,
+            runtime.core, model, "CPU", threads.empty() ? 4 : few ? 8 : 6, &compiled,
             "INFERENCE_PRECISION_HINT", hint.c_str(), key, value.c_str(), "INFERENCE_NUM_THREADS",
-            threads.c_str()));
+            threads.c_str(), "ENABLE_CPU_PINNING", "NO"));
         return compiled;
     }
 
