@@ -18,6 +18,7 @@ from cascade_bench.compare import plot, tables
 from cascade_bench.compare.record import Record as Compare
 from cascade_bench.compare.words import promised
 from cascade_bench.machine import Machine
+from cascade_bench.native import Native
 from cascade_bench.peers.own import CASCADE
 from cascade_bench.pictures import SVG, write
 from cascade_bench.ratios import Ratio
@@ -174,57 +175,62 @@ def _alone(one: Measured) -> Iterator[str]:
         yield ""
     python, native = one.runs.get("python"), one.runs.get("native")
     if python is not None:
-        yield (
-            f"{percent(python.stages[0].final_share)} of the images stop at the first of "
-            f"{len(python.stages)} exits. Engines only, images a second, with early exits and "
-            "always run to the end:"
-        )
-        yield ""
-        yield from table(
-            ("batch", "cascade", "always full", "ratio"),
-            [
-                (
-                    str(rate.batch),
-                    tables.rate(rate.cascade),
-                    tables.rate(rate.always_full),
-                    "{} ({})".format(*between(rate.ratio)),
-                )
-                for rate in python.throughput
-            ],
-        )
-    if python is not None and python.own:
-        yield "Where the time goes from files to decisions, in the Python runtime:"
-        yield ""
-        yield from table(
-            ("batch", "ms an image", "engines", "decoding", "its own"),
-            [
-                (
-                    str(x.batch),
-                    f"{x.ms_per_image:.3f}",
-                    percent(x.engine_ms / x.ms_per_image),
-                    percent(x.decode_ms / x.ms_per_image),
-                    f"{percent(x.own)} ({percent(x.low)} to {percent(x.high)})",
-                )
-                for x in python.own
-            ],
-        )
-        f = python.footprint
-        yield (
-            f"A fresh process of it: {f.first_decision_s:.2f} s to import, open and decide once; "
-            f"{f.peak_memory_mib:,.0f} MiB at most."
-        )
-        yield ""
-    if native is None or native.native is None:
-        yield "libcascade was not measured."
-    else:
-        n = native.native
-        yield (
-            f"libcascade takes {_ratio(n.overhead)} times as long as bare calls of the same "
-            f"engines (batch 1, from pixels), and is {_ratio(n.speedup)} times as fast as the "
-            f"Python runtime from files (batch {n.batch}); beyond its engines it has "
-            f"{n.memory_mib:.1f} MiB of resident memory."
-        )
+        yield from _over_batches(python)
+        yield from _where_time_goes(python)
+    yield _libcascade(native.native if native is not None else None)
     yield ""
+
+
+def _over_batches(record: Run) -> Iterator[str]:
+    yield (
+        f"{percent(record.stages[0].final_share)} of the images stop at the first of "
+        f"{len(record.stages)} exits. Engines only, images a second, with early exits and always "
+        "run to the end:"
+    )
+    yield ""
+    rows = [
+        (
+            str(rate.batch),
+            tables.rate(rate.cascade),
+            tables.rate(rate.always_full),
+            "{} ({})".format(*between(rate.ratio)),
+        )
+        for rate in record.throughput
+    ]
+    yield from table(("batch", "cascade", "always full", "ratio"), rows)
+
+
+def _where_time_goes(record: Run) -> Iterator[str]:
+    yield "Where the time goes from files to decisions, in the Python runtime:"
+    yield ""
+    rows = [
+        (
+            str(x.batch),
+            f"{x.ms_per_image:.3f}",
+            percent(x.engine_ms / x.ms_per_image),
+            percent(x.decode_ms / x.ms_per_image),
+            f"{percent(x.own)} ({percent(x.low)} to {percent(x.high)})",
+        )
+        for x in record.own or ()
+    ]
+    yield from table(("batch", "ms an image", "engines", "decoding", "its own"), rows)
+    f = record.footprint
+    yield (
+        f"A fresh process of it: {f.first_decision_s:.2f} s to import, open and decide once; "
+        f"{f.peak_memory_mib:,.0f} MiB at most."
+    )
+    yield ""
+
+
+def _libcascade(n: Native | None) -> str:
+    if n is None:
+        return "libcascade was not measured."
+    return (
+        f"libcascade takes {_ratio(n.overhead)} times as long as bare calls of the same engines "
+        f"(batch 1, from pixels), and is {_ratio(n.speedup)} times as fast as the Python runtime "
+        f"from files (batch {n.batch}); beyond its engines it has {n.memory_mib:.1f} MiB of "
+        "resident memory."
+    )
 
 
 def _row(x: Latency) -> list[str]:
