@@ -174,6 +174,9 @@ def _alone(one: Measured) -> Iterator[str]:
         )
         yield ""
     python, native = one.runs.get("python"), one.runs.get("native")
+    if python is not None and native is not None:
+        yield "The two runtimes are of different runs here; the pairs below say which is faster."
+        yield ""
     if python is not None:
         yield from _over_batches(python)
         yield from _where_time_goes(python)
