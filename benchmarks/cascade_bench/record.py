@@ -21,6 +21,9 @@ a figure that is undefined is null. `cascade-bench schema run` prints its JSON S
     load                          closed and open loops; null without --load
     thread_sweep                  threads free and pinned to cores; null without --sweep
     footprint                     peak_memory_mib, import_s, open_s, first_decision_s
+    own                           a list: batch, calls, own (the runtime's share: neither engine nor
+                                  decoding), low, high, confidence, ms_per_image, engine_ms,
+                                  decode_ms; null when the runtime is native
     native                        libcascade beside the bare engine and the Python runtime; null
                                   unless the runtime is native
     quality                       source, bounds, coverage, error, evaluation (null without data)
@@ -42,6 +45,7 @@ from cascade_bench.limits import Check
 from cascade_bench.load import Load
 from cascade_bench.machine import Machine
 from cascade_bench.native import Native
+from cascade_bench.own_share import OwnShare
 from cascade_bench.pinning import ThreadPoint
 from cascade_bench.quality import Quality
 from cascade_bench.stage_shares import StageShare
@@ -82,6 +86,7 @@ class Record:
     load: Load | None
     thread_sweep: tuple[ThreadPoint, ...] | None
     footprint: Footprint
+    own: tuple[OwnShare, ...] | None
     native: Native | None
     quality: Quality
     certificate: Certificate

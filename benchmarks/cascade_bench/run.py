@@ -19,6 +19,7 @@ from cascade_bench import (
     load,
     machine,
     native,
+    own_share,
     pinning,
     quality,
     stage_shares,
@@ -38,6 +39,7 @@ T = TypeVar("T")
 PLANNED_SHARES = 11  # of `Plan.seconds`, over the measurements of `_measure`
 LOAD_SHARES = 6
 SWEEP_SHARES = 6
+OWN_SHARES = 1  # of the Python runtime: libcascade's is its overhead over the bare engine
 NATIVE_SHARES = 3  # more, of libcascade beside the engine and the Python runtime
 
 
@@ -90,7 +92,7 @@ def _measure(
     if plan.runtime == "native":
         answering = Cascade.open(plan.bundle, cascade.target, threads=plan.threads, engine="native")
     order = Order(str(plan.bundle), cascade.target, plan.threads, used(work.files))
-    shares = PLANNED_SHARES + (NATIVE_SHARES if answering is not cascade else 0)
+    shares = PLANNED_SHARES + (OWN_SHARES if answering is cascade else NATIVE_SHARES)
     shares += LOAD_SHARES * plan.load + SWEEP_SHARES * plan.thread_sweep
     steps = _Steps(progress, shares * s)
     alone = steps.take(2 * s, lambda: latency.measure(cascade, answering, work, 2 * s))
@@ -120,8 +122,10 @@ def _measure(
         u = SWEEP_SHARES * s
         threads = steps.take(u, lambda: pinning.measure(order, u))
     fresh = steps.take(s, lambda: footprint.measure(order, footprint.PROCESSES))
-    beside = None
-    if answering is not cascade:
+    own = beside = None
+    if answering is cascade:
+        own = steps.take(OWN_SHARES * s, lambda: own_share.measure(cascade, work, s))
+    else:
         beside = steps.take(
             NATIVE_SHARES * s,
             lambda: native.measure(
@@ -148,6 +152,7 @@ def _measure(
         load=traffic,
         thread_sweep=threads,
         footprint=fresh,
+        own=own,
         native=beside,
         quality=found,
         certificate=cascade.certificate,

@@ -15,6 +15,7 @@ from cascade_bench.cells import PERCENTILES, between, milliseconds, numbers_righ
 from cascade_bench.limits import Check
 from cascade_bench.load_tables import energy_line, load_tables, thread_table
 from cascade_bench.native import Native
+from cascade_bench.own_share import OwnShare
 from cascade_bench.quality import Quality, Share
 from cascade_bench.record import Record
 from cascade_bench.throughput import BATCHES
@@ -30,6 +31,8 @@ def render(record: Record) -> Iterator[Table | Text]:
     yield _throughput(record)
     yield _against(record)
     yield _stages(record)
+    if record.own is not None:
+        yield _own(record.own)
     if record.load is not None:
         yield from load_tables(record.load)
     if record.thread_sweep:
@@ -144,6 +147,26 @@ def _stages(record: Record) -> Table:
             percent(stage.time_share),
             "-" if math.isnan(stage.ms_per_image) else f"{stage.ms_per_image:.3f}",
         )
+    return numbers_right(table)
+
+
+def _own(shares: Sequence[OwnShare]) -> Table:
+    table = Table(
+        *("batch", "ms an image", "engines", "decoding", "the runtime's own", "interval", "calls"),
+        title="Where the time goes, files to decisions",
+    )
+    for x in shares:
+        table.add_row(
+            str(x.batch),
+            f"{x.ms_per_image:.3f}",
+            percent(x.engine_ms / x.ms_per_image),
+            percent(x.decode_ms / x.ms_per_image),
+            percent(x.own),
+            f"{percent(x.low)} to {percent(x.high)}",
+            str(x.calls),
+        )
+    sure = percent(shares[0].confidence)
+    table.caption = f"medians over calls, all three parts of the same call; intervals: {sure}"
     return numbers_right(table)
 
 

@@ -37,8 +37,12 @@ LIMITS = {1: 2.2, 8: 3.0}  # over BASE, by batch size
 PEER_LIMIT = 1.15
 
 
-def made(preset: str, images: int, alpha: str, work: Path) -> tuple[Path, Path]:
-    """The run and its bundle, made by the commands if they are not there."""
+def made(preset: str, images: int, alpha: str, work: Path, *more: str) -> tuple[Path, Path]:
+    """The run and its bundle, made by the commands if they are not there.
+
+    Args:
+        more: options of `cascade-compile bundle`.
+    """
     run, bundle = work / preset, work / f"{preset}.cascade"
     if not (run / "scores.json").exists():
         fit = ["cascade-train", "fit", "--preset", preset, "--data", f"roadworks:day?n={images}"]
@@ -47,7 +51,7 @@ def made(preset: str, images: int, alpha: str, work: Path) -> tuple[Path, Path]:
         _command([*fit, "--out", str(run)])
     if not bundle.exists():
         build = ["cascade-compile", "bundle", str(run), "--precision", "auto", "--alpha", alpha]
-        _command([*build, "--out", str(bundle)])
+        _command([*build, "--out", str(bundle), *more])
     return run, bundle
 
 

@@ -32,10 +32,11 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
         *("format", "version", "made_by", "bundle", "runtime", "target", "why", "machine"),
         *("noisy", "workload", "latency", "throughput", "file_throughput", "comparison"),
         *("energy", "load", "thread_sweep"),
-        *("stages", "footprint", "native", "quality", "certificate", "checks", "passed"),
+        *("stages", "footprint", "own", "native", "quality", "certificate", "checks", "passed"),
     }
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
     assert found["runtime"] == "python" and found["native"] is None
+    assert [part["batch"] for part in found["own"]] == [8, 32]
     assert found["target"] == ONNX and found["machine"]["threads"] == 1
     assert set(found["latency"]) == {"decision", "engine", "warm_up"}
     assert found["latency"]["warm_up"] == 3 and found["latency"]["engine"]["p999_ms"] is None
@@ -56,7 +57,7 @@ def test_native_runtime_is_measured_beside_its_neighbours(
 ) -> None:
     done = bench(template.path, "--runtime", "native", "--json", *EASY)
     assert done.status == 0, done.err
-    assert done.record["runtime"] == "native"
+    assert done.record["runtime"] == "native" and done.record["own"] is None
     found = done.record["native"]
     assert found["overhead"]["pairs"] >= 8 and found["speedup"]["pairs"] >= 8
     assert 0 < found["overhead"]["low"] <= found["overhead"]["ratio"] <= found["overhead"]["high"]
@@ -78,7 +79,8 @@ def test_tables_end_with_the_targets_and_where_quality_comes_from(
     bench: Bench, template: Sample
 ) -> None:
     out = bench("run", template.path, *EASY).out
-    titles = ["Latency", "Throughput", "run to the end", "Where images stop", "A fresh process"]
+    titles = ["Latency", "Throughput", "run to the end", "Where images stop", "Where the time goes"]
+    titles.append("A fresh process")
     places = [out.index(title) for title in [*titles, "Targets"]]
     assert places == sorted(places)
     assert out.count("PASS") == 4 and "FAIL" not in out

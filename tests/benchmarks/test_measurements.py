@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascade_bench import footprint, fresh_process, stage_shares, throughput
+from cascade_bench import footprint, fresh_process, own_share, stage_shares, throughput
 from cascade_bench.fresh import Order, used
 from cascade_bench.ratios import ratio_of
 from cascade_bench.throughput import BATCHES, Rate, best
@@ -116,6 +116,23 @@ def test_stage_shares_count_what_forward_does(cascade: Cascade, labelled: Path) 
     assert shares[0].images == 40 and shares[1].images == 40 - shares[0].final
     assert 0 < shares[1].image_share < 1
     assert sum(s.time_share for s in shares) == pytest.approx(1)
+
+
+def test_own_share_is_what_engines_and_decoding_leave_of_a_call(cascade: Cascade) -> None:
+    with open_workload(cascade, None) as work:
+        found = own_share.measure(cascade, work, seconds=0)
+    assert [x.batch for x in found] == [8, 32]
+    for x in found:
+        assert x.calls == own_share.LEAST_CALLS and x.engine_ms > 0 < x.decode_ms
+        assert x.engine_ms + x.decode_ms < x.ms_per_image
+        assert 0 < x.low <= x.own <= x.high < 1
+
+
+def test_own_share_is_the_median_over_calls() -> None:
+    parts = np.array([[0.5, 0.4], [0.5, 0.3], [1.0, 0.4]])
+    found = own_share.summarise(10, np.array([1.0, 1.0, 2.0]), parts)
+    assert found.own == pytest.approx(0.2) and found.low == pytest.approx(0.1)
+    assert (found.ms_per_image, found.engine_ms, found.decode_ms) == (100, 50, 40)
 
 
 def test_fresh_process_gives_every_figure(template: Sample, cascade: Cascade) -> None:
