@@ -1,22 +1,25 @@
 """The runtime's own share of the way from files to decisions: what is neither engine nor decoding.
 
 In: a cascade of the Python runtime, and the images. Out: an `OwnShare` a batch size. Everything is
-read from the same call of `Cascade.classify` on one batch of files, so that no two moments of the
-machine are compared, and with the bundle's own number of threads:
+read from the same call of `Cascade.classify`, so that no two moments of the machine are compared,
+with the bundle's own number of threads and `TURNS` batches for each:
 
-    whole    the call, by the clock on the wall
+    whole    from the first file to the last result: each thread's time, added up, where every
+             thread takes batches of its own; else the call by the clock on the wall
     engine   the calls of engines within it
-    decode   from a file to pixels, within it; of threads that share the batch, the one that took
+    decode   from a file to pixels, within it; of threads that share one batch, the one that took
              longest, since nothing else runs meanwhile
-    own      1 - (engine + decode) / whole: threads started and waited for, pixels stacked, tokens
-             handed on, decisions and results
+    own      1 - (engine + decode) / whole: pixels stacked, tokens handed on, decisions and results
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 
@@ -26,23 +29,26 @@ import numpy.typing as npt
 from cascade_bench.ratios import rank
 from cascade_bench.timing import Seconds, repeat
 from cascade_bench.workload import Workload
-from cascade_runtime.cascade import Cascade
-from cascade_runtime.engines import Engine
+from cascade_runtime.cascade import Cascade, Result
+from cascade_runtime.engines import Divisible, Engine
+from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import ImageError
 from cascade_runtime.preprocess import ImageLike, Pixels
 from cascade_runtime.stages import Stages
 
 BATCHES = (8, 32)
+TURNS = 2
 LEAST_CALLS = 8
 WARM_UP = 2
 
 
 @dataclass(frozen=True)
 class OwnShare:
-    """Medians over `calls` of one batch each.
+    """Medians over `calls`.
 
     own: the share that is the runtime's, in [low, high] at `confidence` by the sign test.
-    ms_per_image, engine_ms, decode_ms: milliseconds an image of the whole and of its two parts.
+    ms_per_image, engine_ms, decode_ms: milliseconds an image of the whole and of its two parts, of
+        one thread where each takes batches of its own.
     """
 
     batch: int
@@ -56,18 +62,42 @@ class OwnShare:
     decode_ms: float
 
 
-class _Clocked:
-    """An engine that adds up the seconds that it takes."""
+class _Clock:
+    """Seconds in engines and in decoding, and of whole batches, each by thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.seconds = 0.0
+    def __init__(self) -> None:
+        self.engine, self.decode, self.whole = (defaultdict[int, float](float) for _ in range(3))
+        self.began: dict[int, float] = {}  # when a thread took its first file of a batch
+
+    @contextmanager
+    def adds_to(self, seconds: dict[int, float]) -> Iterator[None]:
+        started = time.perf_counter()
+        self.began.setdefault(get_ident(), started)
+        yield
+        seconds[get_ident()] += time.perf_counter() - started
+
+    def clear(self) -> None:
+        for seconds in (self.engine, self.decode, self.whole, self.began):
+            seconds.clear()
+
+    def batch_done(self) -> None:
+        self.whole[get_ident()] += time.perf_counter() - self.began.pop(get_ident())
+
+
+class _Clocked:
+    """An engine whose calls are clocked, and its second form where it has one."""
+
+    def __init__(self, engine: Engine, clock: _Clock) -> None:
+        self._engine, self._clock = engine, clock
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
-        started = time.perf_counter()
-        outputs = self._engine.run(batch)
-        self.seconds += time.perf_counter() - started
-        return outputs
+        with self._clock.adds_to(self._clock.engine):
+            return self._engine.run(batch)
+
+    def side_by_side(self) -> Engine | None:
+        engine = self._engine
+        one = engine.side_by_side() if isinstance(engine, Divisible) else None
+        return None if one is None else _Clocked(one, self._clock)
 
 
 class _Watched(Cascade):
@@ -75,26 +105,34 @@ class _Watched(Cascade):
 
     def __init__(self, cascade: Cascade) -> None:
         vars(self).update(vars(cascade))
-        self._clocked = [_Clocked(engine) for engine in cascade.stages.engines]
-        self.stages = Stages(self._clocked, cascade.stages.batch_sizes, cascade.stages.inputs)
-        self._decoding: dict[int, float] = defaultdict(float)  # seconds, by thread
+        self._clock = _Clock()
+        clocked = [_Clocked(engine, self._clock) for engine in cascade.stages.engines]
+        self.stages = Stages(clocked, cascade.stages.batch_sizes, cascade.stages.inputs)
+        self.threads = cascade.threads or len(usable_cores())
+        self.divided = self.threads == 1 or self.stages.side_by_side() is not None
 
     def _load(self, image: ImageLike, name: str) -> Pixels | ImageError:
-        started = time.perf_counter()
-        pixels = super()._load(image, name)
-        self._decoding[get_ident()] += time.perf_counter() - started
-        return pixels
+        with self._clock.adds_to(self._clock.decode):
+            return super()._load(image, name)
 
-    def spent(self) -> tuple[float, float]:
-        """Seconds in engines and in decoding since this was last asked."""
-        found = (
-            sum(engine.seconds for engine in self._clocked),
-            max(self._decoding.values(), default=0.0),
-        )
-        self._decoding.clear()
-        for engine in self._clocked:
-            engine.seconds = 0.0
-        return found
+    def _decide(
+        self, names: Sequence[str], loaded: Sequence[Pixels | ImageError], stages: Stages
+    ) -> list[Result]:
+        results = super()._decide(names, loaded, stages)
+        self._clock.batch_done()
+        return results
+
+    def clocked(self, files: Sequence[Path], batch: int) -> tuple[float, float, float]:
+        """Seconds in engines, in decoding and of the whole, of one call."""
+        clock = self._clock
+        clock.clear()
+        started = time.perf_counter()
+        self.classify(files, batch)
+        wall = time.perf_counter() - started
+        engine = sum(clock.engine.values())
+        if self.divided:
+            return engine, sum(clock.decode.values()), sum(clock.whole.values())
+        return engine, max(clock.decode.values()), wall
 
 
 def measure(cascade: Cascade, work: Workload, seconds: float) -> tuple[OwnShare, ...]:
@@ -105,22 +143,23 @@ def measure(cascade: Cascade, work: Workload, seconds: float) -> tuple[OwnShare,
 def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> OwnShare:
     """One batch size; each call takes the next images, so that all calls have the mix."""
     watched = _Watched(cascade)
-    parts: list[tuple[float, float]] = []
+    count = batch * watched.threads * TURNS if watched.divided else batch
+    parts: list[tuple[float, float, float]] = []
 
     def classify(index: int) -> None:
-        files = [work.files[(index * batch + k) % len(work)] for k in range(batch)]
-        watched.classify(files, batch)
-        parts.append(watched.spent())
+        files = [work.files[(index * count + k) % len(work)] for k in range(count)]
+        parts.append(watched.clocked(files, batch))
 
-    whole = repeat(classify, seconds=seconds, least=LEAST_CALLS, warm_up=WARM_UP)
-    return summarise(batch, whole, np.array(parts[WARM_UP:]))
+    repeat(classify, seconds=seconds, least=LEAST_CALLS, warm_up=WARM_UP)
+    return summarise(batch, count, np.array(parts[WARM_UP:]))
 
 
-def summarise(batch: int, whole: Seconds, parts: Seconds) -> OwnShare:
-    """The figures of seconds [calls] and [calls, 2], in engines and in decoding."""
-    own = np.sort(1 - parts.sum(axis=1) / whole)
+def summarise(batch: int, images: int, parts: Seconds) -> OwnShare:
+    """The figures of calls on so many images: seconds [calls, 3] in engines, decoding, in all."""
+    engine, decode, whole = parts.T
+    own = np.sort(1 - (engine + decode) / whole)
     k, confidence = rank(len(own))
-    per_image = 1000 / batch
+    per_image = 1000 / images
     return OwnShare(
         batch=batch,
         calls=len(own),
@@ -129,6 +168,6 @@ def summarise(batch: int, whole: Seconds, parts: Seconds) -> OwnShare:
         high=float(own[len(own) - k]),
         confidence=confidence,
         ms_per_image=per_image * float(np.median(whole)),
-        engine_ms=per_image * float(np.median(parts[:, 0])),
-        decode_ms=per_image * float(np.median(parts[:, 1])),
+        engine_ms=per_image * float(np.median(engine)),
+        decode_ms=per_image * float(np.median(decode)),
     )

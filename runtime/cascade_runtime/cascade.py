@@ -164,8 +164,10 @@ class Cascade:
         everything = as_list(images, batch_size)
         threads = self.threads or len(usable_cores())
         with self._call() as calls:
-            enough = threads > 1 and max(len(everything), calls) >= threads
-            stages = self.stages.side_by_side() if enough else None
+            stages: Stages | None = self.stages
+            if threads > 1:
+                enough = max(len(everything), calls) >= threads
+                stages = self.stages.side_by_side() if enough else None
             if stages is None:
                 return self._in_turn(everything, batch_size, threads)
             share = max(1, -(-len(everything) // threads))

@@ -118,7 +118,11 @@ def test_stage_shares_count_what_forward_does(cascade: Cascade, labelled: Path) 
     assert sum(s.time_share for s in shares) == pytest.approx(1)
 
 
-def test_own_share_is_what_engines_and_decoding_leave_of_a_call(cascade: Cascade) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_own_share_is_what_engines_and_decoding_leave_of_a_call(
+    template: Sample, threads: int
+) -> None:
+    cascade = Cascade.open(template.path, ONNX, threads=threads)
     with open_workload(cascade, None) as work:
         found = own_share.measure(cascade, work, seconds=0)
     assert [x.batch for x in found] == [8, 32]
@@ -129,8 +133,8 @@ def test_own_share_is_what_engines_and_decoding_leave_of_a_call(cascade: Cascade
 
 
 def test_own_share_is_the_median_over_calls() -> None:
-    parts = np.array([[0.5, 0.4], [0.5, 0.3], [1.0, 0.4]])
-    found = own_share.summarise(10, np.array([1.0, 1.0, 2.0]), parts)
+    parts = np.array([[0.5, 0.4, 1.0], [0.5, 0.3, 1.0], [1.0, 0.4, 2.0]])
+    found = own_share.summarise(8, 10, parts)
     assert found.own == pytest.approx(0.2) and found.low == pytest.approx(0.1)
     assert (found.ms_per_image, found.engine_ms, found.decode_ms) == (100, 50, 40)
 
