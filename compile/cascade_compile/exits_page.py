@@ -1,0 +1,144 @@
+"""What was expected of each choice of exits, for people and for programs.
+
+In: an `ExitsChoice`. Out: a table and a sentence, one JSON object, or a picture of milliseconds
+against coverage.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from cascade_calib.plots import COLOURS, FAINT, INK, LIMIT, STYLE
+from cascade_calib.report_html import EMPTY
+from cascade_calib.words import percent
+from cascade_compile.exits import ExitsChoice
+from cascade_compile.placement import Placement
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = 5
+
+
+def record(found: ExitsChoice) -> dict[str, Any]:
+    """JSON-safe; `exits.json` of the run that was written."""
+    request = found.request
+    promise = request.promise
+    return {
+        "run": str(request.run),
+        "target": str(request.target),
+        "alpha": float(promise.alpha),
+        "delta": float(promise.delta),
+        "coverage": float(promise.coverage),
+        "fnr": None if promise.fnr is None else float(promise.fnr),
+        "policy": promise.policy,
+        "batch": request.batch,
+        "most": request.most,
+        "within": request.within,
+        "images": found.images,
+        "considered": found.considered,
+        "chosen": None if found.chosen is None else found.chosen.to_dict(),
+        "own": None if found.own is None else found.own.to_dict(),
+        "placements": [placement.to_dict() for placement in found.placements],
+    }
+
+
+def table(found: ExitsChoice) -> Table:
+    """The fastest few that are expected to be proven, the chosen one, and the run's own exits."""
+    from rich.table import Table
+
+    made = Table(title="Expected of the exits after blocks")
+    made.add_column("exits")
+    for head in ("ms/image", "coverage", "risk", "reached, by exit"):
+        made.add_column(head, justify="right", no_wrap=True)
+    made.add_column("")
+    rows = [p for p in found.placements if p.holds][:SHOWN]
+    rows += [p for p in (found.chosen, found.own) if p is not None and p not in rows]
+    for placement in sorted(rows, key=lambda p: p.ms):
+        made.add_row(*_cells(placement, _note(found, placement)))
+    return made
+
+
+def conclusion(found: ExitsChoice) -> str:
+    """What was chosen, and why it may be trusted; or what would have to be otherwise."""
+    request, chosen = found.request, found.chosen
+    on = (
+        f"Of {found.considered} choices, on {found.images:,} images of val_select, "
+        f"{request.batch} at a time on {request.target}"
+    )
+    if chosen is None:
+        alpha, floor = float(request.promise.alpha), float(request.promise.coverage)
+        return (
+            f"{on}, none is expected to be certified at alpha {percent(alpha, 6)} with coverage "
+            f"{percent(floor, 6)}; nothing is written. Label more images, or ask for a larger "
+            "alpha or less coverage"
+        )
+    than = "; all of them are not expected to be certified"
+    if found.own is not None and found.own.holds:
+        than = f", {found.own.ms / chosen.ms:.2f} times as fast as all of them"
+    return (
+        f"{on}: exit after {_blocks(chosen)}{than}. These are expectations of val_select; what is "
+        "promised is certified on val_calib, which was not read:\n"
+        f"  cascade-compile bundle {request.out} --out NAME.cascade --target {request.target} "
+        f"--alpha {float(request.promise.alpha):g} --coverage {float(request.promise.coverage):g}"
+    )
+
+
+def picture(found: ExitsChoice) -> bytes:
+    """PNG: each choice's milliseconds and coverage, the chosen and the run's own one named."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for holds, colour, label in (
+            (True, COLOURS[0], "expected to be certified"),
+            (False, FAINT, "not expected to be"),
+        ):
+            some = [p for p in found.placements if p.holds == holds]
+            points = [p.ms for p in some], [100 * p.coverage for p in some]
+            axes.plot(*points, "o", color=colour, markersize=4, label=label)
+        for one, colour, mark in ((found.own, INK, "s"), (found.chosen, COLOURS[1], "D")):
+            if one is not None:
+                label = f"{_blocks(one)}: {_note(found, one)}"
+                face = colour if one.holds else "none"
+                at = [one.ms], [100 * one.coverage]
+                axes.plot(*at, mark, color=colour, markerfacecolor=face, label=label)
+        floor = 100 * float(found.request.promise.coverage)
+        axes.axhline(floor, color=LIMIT, linewidth=1, linestyle="--", label="coverage floor")
+        axes.set_xlabel("expected milliseconds an image")
+        axes.set_ylabel("expected coverage, %")
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False, fontsize=8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _cells(placement: Placement, note: str) -> tuple[str, ...]:
+    return (
+        _blocks(placement),
+        f"{placement.ms:.3g}",
+        percent(placement.coverage),
+        percent(placement.risk),
+        " / ".join(f"{100 * share:.0f} %" for share in placement.reach),
+        note,
+    )
+
+
+def _note(found: ExitsChoice, placement: Placement) -> str:
+    """Why a choice is named."""
+    notes = [
+        "chosen" * (placement == found.chosen),
+        "as trained" * (placement == found.own),
+        "not expected to be certified" * (not placement.holds),
+    ]
+    return ", ".join(note for note in notes if note)
+
+
+def _blocks(placement: Placement) -> str:
+    return ",".join(map(str, placement.exits)) or EMPTY
