@@ -33,7 +33,7 @@ from cascade_compile.build_target import (
     stage_sources,
 )
 from cascade_compile.ledger import carry
-from cascade_compile.placement import Exits, Placement, choose, expect, subsets
+from cascade_compile.placement import CHANCE, Exits, Placement, choose, expect, subsets
 from cascade_compile.stage_times import measure_times
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
@@ -54,7 +54,8 @@ class ExitsRequest:
     """What to choose for. `splits` is the splits.json that will certify, default the run's own.
 
     batch: images at a time, as the device will get them. most: exits that a choice may have.
-    within: how much less it may cover than the best choice; None: the coverage floor alone counts.
+    chance: of a certificate that a choice must have. within: how much less it may cover than the
+    best choice; None: the coverage floor alone counts.
     """
 
     run: Path
@@ -64,6 +65,7 @@ class ExitsRequest:
     splits: Path | None = None
     batch: int = BATCH
     most: int = MOST
+    chance: float = CHANCE
     within: float | None = None
     threads: int | None = None
 
@@ -72,8 +74,8 @@ class ExitsRequest:
 class ExitsChoice:
     """What was expected of every choice, the fastest first, and the one that was made.
 
-    own: the run's own exits; chosen: None where no choice is expected to be proven. Both None where
-    their thresholds do not reach the coverage floor. `considered` counts those, too.
+    own: the run's own exits, None where they do not reach the coverage floor; chosen: None where no
+    choice is likely enough to be certified. `considered` counts those, too, that cover too little.
     """
 
     request: ExitsRequest
@@ -82,6 +84,10 @@ class ExitsChoice:
     placements: tuple[Placement, ...]
     own: Placement | None
     chosen: Placement | None
+
+    def likely(self, placement: Placement) -> bool:
+        """Whether a choice has the chance of a certificate that was asked for."""
+        return placement.chance >= self.request.chance
 
 
 def choose_exits(
@@ -205,7 +211,7 @@ def _search(
         considered=len(choices),
         placements=tuple(sorted(allowed, key=lambda p: (p.ms, p.exits))),
         own=expected[own],
-        chosen=choose(allowed, request.within),
+        chosen=choose(allowed, request.chance, request.within),
     )
 
 

@@ -38,6 +38,13 @@ WIDTH = 120
     help="As in `bundle`.",
 )
 @click.option(
+    "--chance",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(min=0, max=1),
+    help="Of a certificate, that a choice must have.",
+)
+@click.option(
     "--within",
     type=click.FloatRange(min=0, max=1),
     help="Cover at most this share less than the best choice.  [default: the floor alone counts]",
@@ -78,8 +85,8 @@ def exits_command(
     """Of RUN's exits, keep those whose cascade is the fastest on this machine, as a new run.
 
     Every choice is judged by measured times of its stages and by val_select; val_calib is not read,
-    so that `bundle` certifies the new run as any other. Exit status 5 when none is expected to keep
-    the promise, and then nothing is written.
+    so that `bundle` certifies the new run as any other. Exit status 5 when none is likely enough to
+    be certified, and then nothing is written.
     """
     from cascade_calib.bounds import as_fraction
     from cascade_calib.path import Request

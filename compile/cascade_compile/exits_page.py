@@ -35,6 +35,7 @@ def record(found: ExitsChoice) -> dict[str, Any]:
         "policy": promise.policy,
         "batch": request.batch,
         "most": request.most,
+        "chance": request.chance,
         "within": request.within,
         "images": found.images,
         "considered": found.considered,
@@ -45,15 +46,17 @@ def record(found: ExitsChoice) -> dict[str, Any]:
 
 
 def table(found: ExitsChoice) -> Table:
-    """The fastest few that are expected to be proven, the chosen one, and the run's own exits."""
+    """The fastest few that are likely to be certified, else the likeliest, and the run's own."""
     from rich.table import Table
 
     made = Table(title="Expected of the exits after blocks")
     made.add_column("exits")
-    for head in ("ms/image", "coverage", "risk", "reached, by exit"):
+    for head in ("ms/image", "coverage", "risk", "chance", "reached, by exit"):
         made.add_column(head, justify="right", no_wrap=True)
     made.add_column("")
-    rows = [p for p in found.placements if p.holds][:SHOWN]
+    rows = [p for p in found.placements if found.likely(p)][:SHOWN]
+    if not rows:
+        rows = sorted(found.placements, key=lambda p: -p.chance)[:SHOWN]
     rows += [p for p in (found.chosen, found.own) if p is not None and p not in rows]
     for placement in sorted(rows, key=lambda p: p.ms):
         made.add_row(*_cells(placement, _note(found, placement)))
@@ -70,12 +73,12 @@ def conclusion(found: ExitsChoice) -> str:
     if chosen is None:
         alpha, floor = float(request.promise.alpha), float(request.promise.coverage)
         return (
-            f"{on}, none is expected to be certified at alpha {percent(alpha, 6)} with coverage "
-            f"{percent(floor, 6)}; nothing is written. Label more images, or ask for a larger "
-            "alpha or less coverage"
+            f"{on}, none has a chance of {percent(request.chance)} to be certified at alpha "
+            f"{percent(alpha, 6)} with coverage {percent(floor, 6)}; nothing is written. Label "
+            "more images, or ask for a larger alpha, less coverage, or a smaller --chance"
         )
-    than = "; all of them are not expected to be certified"
-    if found.own is not None and found.own.holds:
+    than = "; all of them are not likely to be certified"
+    if found.own is not None and found.likely(found.own):
         than = f", {found.own.ms / chosen.ms:.2f} times as fast as all of them"
     return (
         f"{on}: exit after {_blocks(chosen)}{than}. These are expectations of val_select; what is "
@@ -95,17 +98,17 @@ def picture(found: ExitsChoice) -> bytes:
         figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for holds, colour, label in (
-            (True, COLOURS[0], "expected to be certified"),
-            (False, FAINT, "not expected to be"),
+        for likely, colour, label in (
+            (True, COLOURS[0], "likely to be certified"),
+            (False, FAINT, "not likely"),
         ):
-            some = [p for p in found.placements if p.holds == holds]
+            some = [p for p in found.placements if found.likely(p) == likely]
             points = [p.ms for p in some], [100 * p.coverage for p in some]
             axes.plot(*points, "o", color=colour, markersize=4, label=label)
         for one, colour, mark in ((found.own, INK, "s"), (found.chosen, COLOURS[1], "D")):
             if one is not None:
                 label = f"{_blocks(one)}: {_note(found, one)}"
-                face = colour if one.holds else "none"
+                face = colour if found.likely(one) else "none"
                 at = [one.ms], [100 * one.coverage]
                 axes.plot(*at, mark, color=colour, markerfacecolor=face, label=label)
         floor = 100 * float(found.request.promise.coverage)
@@ -125,6 +128,7 @@ def _cells(placement: Placement, note: str) -> tuple[str, ...]:
         f"{placement.ms:.3g}",
         percent(placement.coverage),
         percent(placement.risk),
+        f"{100 * placement.chance:.0f} %",
         " / ".join(f"{100 * share:.0f} %" for share in placement.reach),
         note,
     )
@@ -135,7 +139,7 @@ def _note(found: ExitsChoice, placement: Placement) -> str:
     notes = [
         "chosen" * (placement == found.chosen),
         "as trained" * (placement == found.own),
-        "not expected to be certified" * (not placement.holds),
+        "not likely to be certified" * (not found.likely(placement)),
     ]
     return ", ".join(note for note in notes if note)
 

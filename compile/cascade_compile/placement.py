@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from typing import Any
 
+from cascade_calib.bounds import pass_probability
 from cascade_calib.certify_target import decision_of
 from cascade_calib.collect import Collected
 from cascade_calib.path import Request, propose
 from cascade_compile.stage_times import Times
 from cascade_runtime.decision import decide
 from cascade_runtime.manifest import ExitRule
+
+CHANCE = 0.9  # as `cascade-calibrate plan` has it
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Placement:
 
     exits: blocks after which to exit. ms: an image. reach: share of the images that come to each
     exit. coverage: acted on; risk: wrong among those, half as counted (`path.propose`).
-    holds: whether its test on `val_calib` is expected to pass.
+    chance: that a certificate comes out, were `val_select` all there is to know: that the safest
+    thresholds pass their test on `val_calib`.
     """
 
     exits: tuple[int, ...]
@@ -50,7 +54,7 @@ class Placement:
     reach: tuple[float, ...]
     coverage: float
     risk: float
-    holds: bool
+    chance: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -80,6 +84,9 @@ def expect(exits: Exits, kept: Sequence[int], request: Request, n_calib: int) ->
     likely = proposal.likely(request.share)
     decision = decision_of(rules, proposal.path[likely], request.policy)
     verdict = decide(outputs, decision)
+    safest = float(proposal.coverage[0]), float(proposal.risk[0])
+    chance = pass_probability(n_calib, request.alpha, request.share, *safest)
+    hopeless = proposal.danger[0] > float(request.share)  # also by what is promised of the FNR
     reach = tuple(float((verdict.stage >= stage).mean()) for stage in range(len(kept)))
     return Placement(
         exits=tuple(exits.blocks[i] for i in kept),
@@ -87,18 +94,21 @@ def expect(exits: Exits, kept: Sequence[int], request: Request, n_calib: int) ->
         reach=reach,
         coverage=float(verdict.acted.mean()),
         risk=float(proposal.risk[likely]),
-        holds=bool(proposal.danger[likely] <= float(request.share)),
+        chance=0.0 if hopeless else chance,
     )
 
 
-def choose(placements: Sequence[Placement], within: float | None = None) -> Placement | None:
-    """The fastest that is expected to be proven; of equals the one that covers more.
+def choose(
+    placements: Sequence[Placement], chance: float = CHANCE, within: float | None = None
+) -> Placement | None:
+    """The fastest that is likely enough to be certified; of equals the one that covers more.
 
     Args:
+        chance: the least that it must have.
         within: how much less it may cover than the best of them; None: the floor alone counts.
     """
-    proven = [p for p in placements if p.holds]
+    likely = [p for p in placements if p.chance >= chance]
     if within is not None:
-        best = max((p.coverage for p in proven), default=0.0)
-        proven = [p for p in proven if p.coverage >= best - within]
-    return min(proven, key=lambda p: (p.ms, -p.coverage, p.exits), default=None)
+        best = max((p.coverage for p in likely), default=0.0)
+        likely = [p for p in likely if p.coverage >= best - within]
+    return min(likely, key=lambda p: (p.ms, -p.coverage, p.exits), default=None)

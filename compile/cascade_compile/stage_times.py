@@ -22,7 +22,7 @@ from cascade_runtime.preprocess import Pixels
 from cascade_runtime.stages import Stages
 
 ROUNDS = 25
-MOST_S = 30.0
+MOST_S = 20.0
 LEAST_ROUNDS = 3
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cascade_calib.bounds import pass_probability
 from cascade_calib.certify_target import decision_of, fit_rules
 from cascade_calib.collect import Collected
 from cascade_calib.path import Request, propose
@@ -79,8 +80,8 @@ def cascade(seed: int, n: int = 80, exits: int = 3) -> Exits:
     return Exits(seen, rules, tuple(range(1, exits + 1)), macs, Times(stages, saved))
 
 
-def by_hand(exits: Exits, kept: tuple[int, ...]) -> tuple[float, float, bool] | None:
-    """(ms, coverage, holds) image by image and batch by batch."""
+def by_hand(exits: Exits, kept: tuple[int, ...]) -> tuple[float, float, float] | None:
+    """(ms, coverage, chance) image by image and batch by batch."""
     rules = tuple(exits.rules[i] for i in kept)
     outputs = [exits.seen.exits[i] for i in kept]
     seen = Collected(outputs, exits.seen.labels, exits.seen.names, "")
@@ -99,7 +100,8 @@ def by_hand(exits: Exits, kept: tuple[int, ...]) -> tuple[float, float, bool] | 
             cost -= (exit_ - first) * exits.times.saved[n]
             total += comb(batch, n) * share**n * (1 - share) ** (batch - n) * cost
     covered = sum(int(label) >= 0 for label in verdict.label) / len(seen)
-    return 1e3 * total / batch, covered, path.danger[row] <= float(ASKED.share)
+    chance = pass_probability(N_CALIB, ASKED.alpha, ASKED.share, path.coverage[0], path.risk[0])
+    return 1e3 * total / batch, covered, chance if path.danger[0] <= 0.05 else 0.0
 
 
 @settings(max_examples=15, deadline=None)
@@ -108,12 +110,12 @@ def test_none_that_may_ship_is_faster_than_the_chosen(seed: int, within: float |
     exits = cascade(seed)
     choices = [kept for count in (1, 2, 3) for kept in combinations(range(3), count)]
     expected = {kept: by_hand(exits, kept) for kept in choices}
-    good = {kept: e for kept, e in expected.items() if e is not None and e[2]}
+    good = {kept: e for kept, e in expected.items() if e is not None and e[2] >= 0.8}
     if within is not None and good:
         best = max(covered for _, covered, _ in good.values())
         good = {kept: e for kept, e in good.items() if e[1] >= best - within}
     found = [expect(exits, kept, ASKED, N_CALIB) for kept in subsets(3, 3)]
-    chosen = choose([p for p in found if p is not None], within)
+    chosen = choose([p for p in found if p is not None], 0.8, within)
     if not good:
         assert chosen is None
         return
@@ -124,8 +126,8 @@ def test_none_that_may_ship_is_faster_than_the_chosen(seed: int, within: float |
     assert chosen.ms <= min(ms for ms, _, _ in good.values()) * (1 + 1e-9)
 
 
-def placement(ms: float, coverage: float, holds: bool = True) -> Placement:
-    return Placement((1,), ms, (1.0,), coverage, 0.01, holds)
+def placement(ms: float, coverage: float, chance: float = 0.95) -> Placement:
+    return Placement((1,), ms, (1.0,), coverage, 0.01, chance)
 
 
 def test_little_coverage_is_given_up_where_that_is_said() -> None:
@@ -133,8 +135,9 @@ def test_little_coverage_is_given_up_where_that_is_said() -> None:
     assert choose([slow, fast]) is fast
     assert choose([slow, fast], within=0.1) is slow
     assert choose([slow, fast], within=0.2) is fast
-    assert choose([slow, fast, placement(3, 0.99, holds=False)], within=0) is slow
-    assert choose([placement(1, 0.9, holds=False)]) is None
+    assert choose([slow, fast, placement(3, 0.99, chance=0.85)], within=0) is slow
+    assert choose([placement(1, 0.9, chance=0.85)]) is None
+    assert choose([placement(1, 0.9, chance=0.85)], chance=0.8) is not None
 
 
 def test_conclusion_says_what_was_chosen_or_what_would_have_to_be_otherwise() -> None:
@@ -144,10 +147,10 @@ def test_conclusion_says_what_was_chosen_or_what_would_have_to_be_otherwise() ->
     assert "exit after 1, 3.00 times as fast as all" in conclusion(
         ExitsChoice(request, 900, 3, (fast, own), own, fast)
     )
-    hopeless = placement(3, 0.9, holds=False)
-    assert "exit after 1; all of them are not expected to be certified" in conclusion(
+    hopeless = placement(3, 0.9, chance=0.85)
+    assert "exit after 1; all of them are not likely to be certified" in conclusion(
         ExitsChoice(request, 900, 3, (fast, hopeless), hopeless, fast)
     )
     said = conclusion(ExitsChoice(request, 900, 3, (hopeless,), hopeless, None))
-    assert "none is expected to be certified at alpha 10 % with coverage 30 %" in said
+    assert "none has a chance of 90 % to be certified at alpha 10 % with coverage 30 %" in said
     assert "nothing is written. Label more images, or ask for a larger alpha" in said
