@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -88,6 +89,28 @@ class ExitsChoice:
     def likely(self, placement: Placement) -> bool:
         """Whether a choice has the chance of a certificate that was asked for."""
         return placement.chance >= self.request.chance
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe; `exits.json` of the run that is written."""
+        request, promise = self.request, self.request.promise
+        return {
+            "run": str(request.run),
+            "target": str(request.target),
+            "alpha": float(promise.alpha),
+            "delta": float(promise.delta),
+            "coverage": float(promise.coverage),
+            "fnr": None if promise.fnr is None else float(promise.fnr),
+            "policy": promise.policy,
+            "batch": request.batch,
+            "most": request.most,
+            "chance": request.chance,
+            "within": request.within,
+            "images": self.images,
+            "considered": self.considered,
+            "chosen": None if self.chosen is None else self.chosen.to_dict(),
+            "own": None if self.own is None else self.own.to_dict(),
+            "placements": [placement.to_dict() for placement in self.placements],
+        }
 
 
 def choose_exits(
@@ -216,10 +239,8 @@ def _search(
 
 
 def _write(found: ExitsChoice, part: Path) -> None:
-    from cascade_compile.exits_page import record
-
     assert found.chosen is not None
     keep_exits(found.request.run, found.chosen.exits, part)
     carry(found.request.run, part)
-    encoded = msgspec.json.format(msgspec.json.encode(record(found)), indent=2) + b"\n"
+    encoded = msgspec.json.format(msgspec.json.encode(found.to_dict()), indent=2) + b"\n"
     write_atomic(part / CHOICE, encoded)

@@ -39,7 +39,7 @@ WIDTH = 120
 )
 @click.option(
     "--chance",
-    default=0.9,
+    default=0.95,
     show_default=True,
     type=click.FloatRange(min=0, max=1),
     help="Of a certificate, that a choice must have.",
@@ -120,7 +120,7 @@ def exits_command(
     if as_json:
         import json
 
-        click.echo(json.dumps(exits_page.record(found), allow_nan=False))
+        click.echo(json.dumps(found.to_dict(), allow_nan=False))
     else:
         from rich.console import Console
 

@@ -1,14 +1,14 @@
-"""What was expected of each choice of exits, for people and for programs.
+"""What was expected of each choice of exits, for people.
 
-In: an `ExitsChoice`. Out: a table and a sentence, one JSON object, or a picture of milliseconds
-against coverage.
+In: an `ExitsChoice`. Out: a table and a sentence, or a picture of milliseconds against coverage.
 """
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cascade_calib.path import Request
 from cascade_calib.plots import COLOURS, FAINT, INK, LIMIT, STYLE
 from cascade_calib.report_html import EMPTY
 from cascade_calib.words import percent
@@ -19,30 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 5
-
-
-def record(found: ExitsChoice) -> dict[str, Any]:
-    """JSON-safe; `exits.json` of the run that was written."""
-    request = found.request
-    promise = request.promise
-    return {
-        "run": str(request.run),
-        "target": str(request.target),
-        "alpha": float(promise.alpha),
-        "delta": float(promise.delta),
-        "coverage": float(promise.coverage),
-        "fnr": None if promise.fnr is None else float(promise.fnr),
-        "policy": promise.policy,
-        "batch": request.batch,
-        "most": request.most,
-        "chance": request.chance,
-        "within": request.within,
-        "images": found.images,
-        "considered": found.considered,
-        "chosen": None if found.chosen is None else found.chosen.to_dict(),
-        "own": None if found.own is None else found.own.to_dict(),
-        "placements": [placement.to_dict() for placement in found.placements],
-    }
 
 
 def table(found: ExitsChoice) -> Table:
@@ -80,11 +56,18 @@ def conclusion(found: ExitsChoice) -> str:
     than = "; all of them are not likely to be certified"
     if found.own is not None and found.likely(found.own):
         than = f", {found.own.ms / chosen.ms:.2f} times as fast as all of them"
+    best = max((p for p in found.placements if found.likely(p)), key=lambda p: p.coverage)
+    covers = f"It covers {percent(chosen.coverage)}"
+    if best.coverage > chosen.coverage:
+        covers += (
+            f"; exits after {_blocks(best)} would cover {percent(best.coverage)} and take "
+            f"{best.ms / chosen.ms:.2f} times as long (--within limits what is given up)"
+        )
     return (
-        f"{on}: exit after {_blocks(chosen)}{than}. These are expectations of val_select; what is "
-        "promised is certified on val_calib, which was not read:\n"
+        f"{on}: exit after {_blocks(chosen)}{than}. {covers}. These are expectations of "
+        "val_select; what is promised is certified on val_calib, which was not read:\n"
         f"  cascade-compile bundle {request.out} --out NAME.cascade --target {request.target} "
-        f"--alpha {float(request.promise.alpha):g} --coverage {float(request.promise.coverage):g}"
+        f"{_promised(request.promise)}"
     )
 
 
@@ -120,6 +103,14 @@ def picture(found: ExitsChoice) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
         return buffer.getvalue()
+
+
+def _promised(promise: Request) -> str:
+    """The options of `bundle` that ask for the same."""
+    asked = {"alpha": promise.alpha, "delta": promise.delta, "coverage": promise.coverage}
+    asked |= {} if promise.fnr is None else {"fnr": promise.fnr}
+    options = [f"--{name} {float(value):g}" for name, value in asked.items()]
+    return " ".join([*options, *[f"--policy {promise.policy}"] * (promise.policy != "certified")])
 
 
 def _cells(placement: Placement, note: str) -> tuple[str, ...]:

@@ -144,13 +144,14 @@ def test_conclusion_says_what_was_chosen_or_what_would_have_to_be_otherwise() ->
     target = TargetName("onnxruntime", "fp32", "cpu")
     request = ExitsRequest(Path("run"), Path("new"), target, ASKED)
     fast, own = placement(1, 0.8), placement(3, 0.9)
-    assert "exit after 1, 3.00 times as fast as all" in conclusion(
-        ExitsChoice(request, 900, 3, (fast, own), own, fast)
-    )
+    said = conclusion(ExitsChoice(request, 900, 3, (fast, own), own, fast))
+    assert "exit after 1, 3.00 times as fast as all" in said
+    assert "It covers 80 %; exits after 1 would cover 90 % and take 3.00 times as long" in said
+    assert said.endswith("--target onnxruntime/fp32/cpu --alpha 0.1 --delta 0.05 --coverage 0.3")
     hopeless = placement(3, 0.9, chance=0.85)
     assert "exit after 1; all of them are not likely to be certified" in conclusion(
         ExitsChoice(request, 900, 3, (fast, hopeless), hopeless, fast)
     )
     said = conclusion(ExitsChoice(request, 900, 3, (hopeless,), hopeless, None))
-    assert "none has a chance of 90 % to be certified at alpha 10 % with coverage 30 %" in said
+    assert "none has a chance of 95 % to be certified at alpha 10 % with coverage 30 %" in said
     assert "nothing is written. Label more images, or ask for a larger alpha" in said
