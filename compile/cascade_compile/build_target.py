@@ -37,9 +37,9 @@ PARITY_IMAGES = 128
 SAMPLES = 128
 
 
-@dataclass(frozen=True)
-class Job:
-    """What all targets of a bundle share. `folder` is the bundle while it is being made."""
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What engines are made from, and compared with. They go into `folder`."""
 
     folder: Path
     sources: Sequence[StageSource]
@@ -47,13 +47,19 @@ class Job:
     model: Network
     preprocess: Preprocess
     select: Loaded
+    threads: int | None = None
+    force: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Build):
+    """What all targets of a bundle share. `folder` is the bundle while it is being made."""
+
     calib: Loaded
     promise: Request
     calibration_uses: int
-    threads: int | None = None
     thumbnails: bool = True
-    force: bool = False
-    progress: Progress | None = None
 
 
 def build_target(job: Job, name: TargetName) -> CertifiedTarget:
@@ -84,7 +90,7 @@ def build_target(job: Job, name: TargetName) -> CertifiedTarget:
     return replace(built, target=msgspec.structs.replace(built.target, parity=figures))
 
 
-def build_engines(job: Job, name: TargetName) -> Target:
+def build_engines(job: Build, name: TargetName) -> Target:
     """Write the engine files of every stage."""
     place = job.folder / "targets" / name.folder
     place.mkdir(parents=True)
@@ -108,7 +114,7 @@ def build_engines(job: Job, name: TargetName) -> Target:
     )
 
 
-def open_stages(job: Job, name: TargetName, target: Target) -> Stages:
+def open_stages(job: Build, name: TargetName, target: Target) -> Stages:
     """The engines, as the runtime loads them.
 
     Raises:
@@ -128,7 +134,7 @@ def open_stages(job: Job, name: TargetName, target: Target) -> Stages:
 
 
 def compare(
-    job: Job, name: TargetName, target: Target, stages: Stages
+    job: Build, name: TargetName, target: Target, stages: Stages
 ) -> tuple[Target, parity.Parity]:
     """The engines beside the network, on images of val_select.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cascade_compile.bundle_commands import COMMANDS
+from cascade_compile.exits_command import exits_command
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
 from cascade_runtime.manifest import POLICIES, Policy, Search
 from cascade_train.threads import spin_briefly
@@ -286,7 +287,7 @@ def engines(
         sys.exit(INFEASIBLE_STATUS)
 
 
-for _command in COMMANDS:
+for _command in (exits_command, *COMMANDS):
     cli.add_command(_command)
 
 

@@ -31,9 +31,18 @@ def count_use(run: Path, data: Loaded, parts: Iterable[Path] = ()) -> int:
     uses = _read(run)
     uses[digest] = uses.get(digest, 0) + 1
     earlier = sum(_read(part).get(digest, 0) for part in parts)
-    encoded = msgspec.json.format(msgspec.json.encode(uses), indent=2) + b"\n"
-    write_atomic(run / LEDGER, encoded)
+    _write(run, uses)
     return uses[digest] + earlier
+
+
+def carry(run: Path, out: Path) -> None:
+    """Give `out`, which has what `run` was trained to be, the uses that `run` has made so far.
+
+    Raises:
+        ConfigError: the ledger is damaged.
+    """
+    if uses := _read(run):
+        _write(out, uses)
 
 
 def _read(run: Path) -> dict[str, int]:
@@ -44,3 +53,8 @@ def _read(run: Path) -> dict[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is damaged ({error}); restore it") from error
+
+
+def _write(run: Path, uses: dict[str, int]) -> None:
+    encoded = msgspec.json.format(msgspec.json.encode(uses), indent=2) + b"\n"
+    write_atomic(run / LEDGER, encoded)

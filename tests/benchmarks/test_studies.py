@@ -99,3 +99,14 @@ def test_training_study_ends_in_a_page(name: str, heading: str, tmp_path: Path) 
     study("training_studies.py", name, "--work", work, *least)
     study("training_studies.py", "page", "--work", work, "--write", written)
     assert heading in written.read_text()
+
+
+@pytest.mark.slow
+def test_exit_placement_sets_what_was_expected_beside_what_was_measured(tmp_path: Path) -> None:
+    fit = [sys.executable, "-m", "cascade_train.cli", "fit", "--data", "roadworks:day?n=400"]
+    least = ["--out", str(tmp_path / "run"), "--exits", "1,2", "--epochs", "1", "--threads", "1"]
+    subprocess.run([*fit, *least, "--splits", ".4,.2,.2,.2"], check=True, timeout=240)
+    few = ("--exits", "1,2", "--alpha", 0.6, "--coverage", 0.1, "--best", 1, "--rounds", 1)
+    said = study("exit_placement.py", tmp_path / "run", *few, "--target", "onnxruntime/fp32/cpu")
+    assert said.startswith("exits | expected ms")
+    assert "\n1,2 | " in said and "CERTIFIED" in said

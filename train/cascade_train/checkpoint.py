@@ -10,6 +10,7 @@
     RUN/last.safetensors        everything a resumed run needs; settings in its header
 
 A run that joins two others has config.json and splits.json alone, and finds their weights by path.
+One that keeps some exits of another has no log and no last.safetensors.
 
 Files are written under a temporary name and renamed. Nothing is pickled.
 """
@@ -61,6 +62,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`config.json`. `fit` holds the training settings as plain JSON, for the record.
 
     joined: the runs whose networks follow one another in this one (`join`); it was not trained.
+    exits_of: all exits of the run `init`, of which this one has some (`keep_exits`); not trained.
     """
 
     format: str = FORMAT
@@ -75,6 +77,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     init: InitFrom | None = None
     adapter: AdapterConfig | None = None
     joined: tuple[Part, ...] = ()
+    exits_of: tuple[int, ...] = ()
     fit: dict[str, Any]
     made_by: MadeBy
 

@@ -297,6 +297,11 @@ def _prepare(model: CascadeModel, config: FitConfig) -> None:
 def _resumed(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConfig]:
     """The network of an unfinished run; its settings must be the ones it was started with."""
     shape = checkpoint.read_trained(request.out)
+    if shape.exits_of:
+        raise ConfigError(
+            f"{request.out} has some exits of another run and was not trained itself; train on "
+            f"with another --out and --init {request.out}"
+        )
     asked, had = _leaves(_as_json(config)), _leaves(shape.fit)
     if foreign := sorted(had.keys() - asked.keys()):
         raise ConfigError(

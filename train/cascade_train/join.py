@@ -62,7 +62,7 @@ def join(small: Path, big: Path, out: Path) -> RunConfig:
 def _finished(run: Path) -> RunConfig:
     config = checkpoint.read_trained(run)
     summary = summarise(run, str(run))
-    if summary.status != "finished":
+    if summary.status not in ("finished", "chosen"):
         raise ConfigError(
             f"{run} is {summary.status} ({summary.problem or 'training has not ended'}); "
             "let cascade-train fit end first"

@@ -24,7 +24,7 @@ from cascade_train.recorder import read_environment
 FORMAT = "cascade-edge.run"
 DEPTH = 4  # folders below the one that is listed
 
-Status = Literal["finished", "unfinished", "damaged", "joined"]
+Status = Literal["finished", "unfinished", "damaged", "joined", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunSummary:
 
     path: relative to the folder that was listed. epochs: done. wanted: asked for. share: of the
     parameters, that trained. seconds: of all epochs. problem: why it is damaged. A run that is
-    "joined" was not trained: its `init` are two.
+    "joined" was not trained: its `init` are two. One that is "chosen" has some exits of its `init`.
     augrc, accuracy by exit and fnr: of the selected epoch, on val_select.
     """
 
@@ -123,6 +123,8 @@ def _summary(
 ) -> RunSummary:
     if config.get("joined"):
         return _joined(run, name, config)
+    if config.get("exits_of"):
+        return _chosen(run, name, config)
     settings, best = config["fit"], selected_epoch(log)
     environment = read_environment(run)
     adapter, init = config.get("adapter"), config.get("init")
@@ -165,6 +167,20 @@ def _joined(run: Path, name: str, config: Mapping[str, Any]) -> RunSummary:
         preset=str(config["preset"]),
         data=str(config["data"]),
         init=" + ".join(paths),
+        created=config.get("made_by", {}).get("created"),
+    )
+
+
+def _chosen(run: Path, name: str, config: Mapping[str, Any]) -> RunSummary:
+    """A run that has some of the exits of another, which says how it was trained."""
+    if not (run / "model.safetensors").exists():
+        raise ConfigError("its weights are missing")
+    return RunSummary(
+        path=name,
+        status="chosen",
+        preset=str(config["preset"]),
+        data=str(config["data"]),
+        init=config["init"]["path"],
         created=config.get("made_by", {}).get("created"),
     )
 

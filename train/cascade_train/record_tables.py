@@ -31,6 +31,8 @@ def list_tables(runs: Sequence[RunSummary]) -> list[Table]:
             state = f"unfinished, {run.epochs} of {run.wanted}"
         if run.status == "joined":
             state = f"joins {run.init}"
+        if run.status == "chosen":
+            state = f"exits of {run.init}"
         table.add_row(
             escape(run.path),
             escape(state),
@@ -54,6 +56,8 @@ def show_tables(detail: RunDetail) -> list[Table]:
     state = f"{run.status}, {run.epochs} of {run.wanted} epochs"
     if run.status == "joined":
         state = "joined, not trained itself"
+    if run.status == "chosen":
+        state = f"exits of {run.init}, not trained itself"
     exits = ", ".join(map(str, config.get("exits", ())))
     rows = {
         "state": f"damaged: {run.problem}" if run.status == "damaged" else state,
