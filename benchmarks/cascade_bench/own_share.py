@@ -108,8 +108,8 @@ class _Watched(Cascade):
         self._clock = _Clock()
         clocked = [_Clocked(engine, self._clock) for engine in cascade.stages.engines]
         self.stages = Stages(clocked, cascade.stages.batch_sizes, cascade.stages.inputs)
-        self.threads = cascade.threads or len(usable_cores())
-        self.divided = self.threads == 1 or self.stages.side_by_side() is not None
+        self.workers = cascade.threads or len(usable_cores())
+        self.divided = self.workers == 1 or self.stages.side_by_side() is not None
 
     def _load(self, image: ImageLike, name: str) -> Pixels | ImageError:
         with self._clock.adds_to(self._clock.decode):
@@ -143,7 +143,7 @@ def measure(cascade: Cascade, work: Workload, seconds: float) -> tuple[OwnShare,
 def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> OwnShare:
     """One batch size; each call takes the next images, so that all calls have the mix."""
     watched = _Watched(cascade)
-    count = batch * watched.threads * TURNS if watched.divided else batch
+    count = batch * watched.workers * TURNS if watched.divided else batch
     parts: list[tuple[float, float, float]] = []
 
     def classify(index: int) -> None:

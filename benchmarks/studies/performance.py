@@ -1,6 +1,6 @@
 """docs/performance.md from nothing: make the networks, measure them, write the page.
 
-In: the demo's folder, and a folder to work in. Out: one record a measurement, exactly what a verb
+In: the demo's network, and a folder to work in. Out: one record a measurement, exactly what a verb
 of `cascade-bench` prints with `--json`, in WORK/records; and from these alone, the page with its
 pictures. What is there is neither made nor measured again, so a stopped one goes on. Bundles of
 ViTs are those of `peers.py`: random backbones with trained heads.
@@ -31,6 +31,7 @@ DEMO = Path("build/demo")
 PROFILED = ("openvino", "onnxruntime")  # what `roofline` reads a profile of
 ROOFLINE_SECONDS = 5  # of these times --seconds
 COMPARE_SECONDS = 10
+FASTEST = ("--precision", "auto", "--keep-all", *("--alpha", "0.01", "--coverage", "0.7"))
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,22 @@ def made(network: Network, demo: Path, work: Path) -> tuple[Path, Path]:
     Raises:
         click.ClickException: a command failed, or the demo's folder holds something else.
     """
-    if network.images:
-        from peers import made as made_vit
+    from peers import command
+    from peers import made as made_vit
 
+    if network.images:
         return made_vit(network.name, network.images, network.alpha, work, "--keep-all")
     if not demo.exists():
         done = subprocess.run(["make", "demo", f"DEMO={demo}"], stdout=sys.stderr, check=False)
         if done.returncode:
             raise click.ClickException(f"make demo ended with status {done.returncode}")
-    run, bundle = demo / "night", demo / "roadworks.cascade"
-    for path in (run / "splits.json", bundle):
-        if not path.exists():
-            raise click.ClickException(
-                f"{path} is not there; remove {demo}, and it is made by make demo"
-            )
+    run, bundle = demo / "night", work / f"{network.name}.cascade"
+    if not (run / "splits.json").exists():
+        raise click.ClickException(
+            f"{run}/splits.json is not there; remove {demo}, and it is made by make demo"
+        )
+    if not bundle.exists():
+        command(["cascade-compile", "bundle", str(run), "--out", str(bundle), *FASTEST])
     return run, bundle
 
 
@@ -99,6 +102,7 @@ def commands(
         name = f"{network.name}-roofline-{target.replace('/', '-')}"
         yield name, [*words, *_seconds(settings, ROOFLINE_SECONDS), *threads]
     words = ["compare", str(bundle), "--run", str(run), *data, "--batch", network.compare]
+    words += ["--runtime", "native" if _native_is_built() else "python"]
     words += ["--rounds", str(settings.rounds), *_seconds(settings, COMPARE_SECONDS), *threads]
     words += [] if settings.peers is None else ["--peers", settings.peers]
     yield f"{network.name}-compare", words

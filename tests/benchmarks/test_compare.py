@@ -64,6 +64,20 @@ def compare(bench: Bench, made: Made, trained: Trained) -> Bench:
     return call
 
 
+def test_libcascade_is_compared_with_python_beside_it(compare: Bench, native: None) -> None:
+    done = compare("--json", "--peers", "openvino", "--runtime", "native")
+    assert done.status == 0, done.err
+    check("compare", done.record)
+    names = [one["name"] for one in done.record["contenders"]]
+    assert names[:3] == list(own.OWN) and done.record["runtime"] == "native"
+    said = [one["name"] for one in done.record["contenders"] if one["certified"]]
+    assert said == [own.CASCADE, own.IN_PYTHON]
+    assert all(batch["best_peer"] not in own.OWN for batch in done.record["batches"])
+    rows = {row["name"]: row for row in done.record["contenders"]}
+    for figure in ("coverage", "risk", "right"):
+        assert rows[own.CASCADE][figure] == rows[own.IN_PYTHON][figure]
+
+
 def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> None:
     done = compare("--json", "--peers", FAST)
     assert done.status == 0, done.err

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cascade_bench.commands import options
 from cascade_bench.commands.output import check_paths, show
+
+if TYPE_CHECKING:
+    from cascade_bench.workload import Runtime
 
 WIDTH = 120  # of the widest table
 
@@ -25,6 +29,7 @@ WIDTH = 120  # of the widest table
 @click.option("--split", help="Which split of a splits.json.  [default: val_test]")
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(1), help="At most.")
 @options.place()
+@options.runtime("Who decides for BUNDLE: cascade_runtime, or libcascade, with Python beside it.")
 @options.batches("1,8,32")
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -47,6 +52,7 @@ def command(
     split: str | None,
     images: int,
     target: str,
+    runtime: Runtime,
     batches: tuple[int, ...],
     rounds: int,
     seconds: float,
@@ -83,6 +89,7 @@ def command(
         split=split,
         families=chosen(peers),
         target=target,
+        runtime=runtime,
         batches=batches,
         rounds=rounds,
         seconds=seconds,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch
-from cascade_bench.peers.own import ALWAYS_FULL, CASCADE
+from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, IN_PYTHON
 from cascade_bench.pictures import GRID, drawing, encoded
 from cascade_calib.plots import COLOURS, FAINT, LIMIT
 from cascade_calib.words import percent
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 _FAMILIES = ("transformers", "torch eager", "torch.compile", "onnxruntime", "openvino")
-_OWN = {CASCADE: "#1f6b3a", ALWAYS_FULL: "#7f8b95"}
+_OWN = {CASCADE: "#1f6b3a", IN_PYTHON: "#4f9a6a", ALWAYS_FULL: "#7f8b95"}
 _OTHER = COLOURS[5]
 FRONT = "#7fb894"
 _MARGIN = 1.5

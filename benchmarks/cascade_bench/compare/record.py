@@ -6,7 +6,8 @@ fast the cascade is (value: median over the rounds, low, high), and what is unde
 JSON Schema is that of `cascade-bench schema compare`.
 
     format, version, made_by      which form this is; versions, command, commit, machine, time
-    bundle, run, target           what ran, and where the peers' weights come from
+    bundle, run, target, runtime  what ran, who asked its engines (python, native), and where the
+                                  peers' weights come from
     machine                       cpu, cores, threads, system, load_before, load_after, versions
     noisy                         at some batch size the machine was too uneven
     sample                        drawn, images, mean_file_bytes
@@ -28,6 +29,7 @@ from cascade_bench.compare.speed import Batch
 from cascade_bench.forms import plain
 from cascade_bench.machine import Machine
 from cascade_bench.peers.contender import Absent
+from cascade_bench.workload import Runtime
 from cascade_runtime.manifest import Certificate, MadeBy
 
 FORMAT = "cascade-edge.compare"
@@ -59,6 +61,7 @@ class Record:
     bundle: str
     run: str
     target: str
+    runtime: Runtime
     machine: Machine
     sample: SampleRecord
     contenders: tuple[Judged, ...]

@@ -20,8 +20,8 @@ from cascade_bench.compare.record import Judged, Record, SampleRecord
 from cascade_bench.compare.sample import Sample
 from cascade_bench.peers import gather
 from cascade_bench.peers.contender import Contender, Given
-from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, always_full, cascade_itself
-from cascade_bench.workload import SEED, split_read
+from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, IN_PYTHON, own
+from cascade_bench.workload import SEED, Runtime, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
@@ -46,6 +46,7 @@ class Plan:
     split: str | None
     families: tuple[str, ...]
     target: str = "auto"
+    runtime: Runtime = "python"
     batches: tuple[int, ...] = (1, 8, 32)
     rounds: int = 12
     seconds: float = 60.0
@@ -73,9 +74,9 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
     with TemporaryDirectory(prefix="cascade-compare-") as folder, ExitStack() as open_ones:
         given = given_of(plan.run, cascade, threads, Path(folder))
         tell = _Steps(progress)
-        full = always_full(cascade, given)
+        ours = own(cascade, plan.runtime)
         peers, absent = gather(given, plan.families, tell.peers(len(plan.families)))
-        contenders = [cascade_itself(cascade), full, *peers]
+        contenders = [*ours, *peers]
         for contender in contenders:
             open_ones.callback(contender.close)
         judged = _judged(cascade, contenders, drawn, max(plan.batches), tell)
@@ -91,6 +92,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         bundle=str(plan.bundle),
         run=str(plan.run),
         target=cascade.target,
+        runtime=plan.runtime,
         machine=machine.describe(cascade, load_before),
         sample=SampleRecord(drawn.drawn, len(drawn), drawn.mean_file_bytes()),
         contenders=judged,
@@ -145,7 +147,7 @@ def _judged(
         Judged(
             **vars(judge(each.name, one, full, drawn)),
             note=each.note,
-            certified=promise and each.name == CASCADE,
+            certified=promise and each.name in (CASCADE, IN_PYTHON),
         )
         for each, one in zip(contenders, said, strict=True)
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from cascade_bench.compare.rounds import Times
 from cascade_bench.comparison import SPREAD_LIMIT
-from cascade_bench.peers.own import ALWAYS_FULL, CASCADE
+from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, OWN
 from cascade_bench.timing import Seconds
 
 
@@ -66,7 +66,7 @@ class Batch:
     @property
     def best_peer(self) -> str | None:
         """Whom the cascade is ahead of by the least, of others than its own engines."""
-        peers = [s for s in self.speeds if s.name not in (CASCADE, ALWAYS_FULL)]
+        peers = [s for s in self.speeds if s.name not in OWN]
         return min(peers, key=lambda s: s.over_files.value).name if peers else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Speed
-from cascade_bench.peers.own import CASCADE
+from cascade_bench.peers.own import CASCADE, IN_PYTHON
 from cascade_bench.peers.transformers import NAME as TRANSFORMERS
 from cascade_calib.words import percent
 
@@ -28,7 +28,7 @@ def how_measured(record: Record) -> str:
 
 def promised(record: Record, name: str) -> str:
     """What is promised of a contender's risk; of a peer nothing."""
-    if name != CASCADE:
+    if name not in (CASCADE, IN_PYTHON):
         return "none"
     c = record.certificate
     what = " of sets" if c.sets is not None else ""
