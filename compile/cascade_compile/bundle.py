@@ -214,7 +214,8 @@ def _check_merging(request: BundleRequest) -> None:
     if any(target.precision == "int8" for target in request.targets):
         raise ConfigError(
             "--merge-tokens: int8 engines are made by comparing hidden tokens one by one, and "
-            "merging changes their order; name other targets, for example openvino/bf16/cpu"
+            "merging changes their order; name other targets (with --precision auto, candidates), "
+            "for example openvino/bf16/cpu"
         )
     if request.recipes:
         raise ConfigError(

@@ -143,7 +143,8 @@ def targets(keys: Tensor, count: int, prefix: int) -> Tensor:
     moved = torch.where(rank < count, stay + nearest, prefix - count + rank)
     fixed = torch.arange(stay, stay + offered, device=keys.device).expand_as(moved)
     rows = torch.stack([moved, fixed], dim=2).flatten(1)[:, : offered + rest]
-    return torch.cat([torch.arange(prefix, device=keys.device).expand(len(rows), -1), rows], dim=1)
+    staying = torch.arange(prefix, device=keys.device).expand(rows.shape[0], -1)  # no len(): traced
+    return torch.cat([staying, rows], dim=1)
 
 
 class MergedHeads(ExitHeads):

@@ -112,7 +112,7 @@ def test_the_most_alike_become_their_average(patches: int) -> None:
     assert sorted(found.sizes[0, :, 0].tolist())[-1] == 2  # all alike: still one pair, the first
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "torchscript"])
 def test_engines_answer_as_the_merging_network(
     backend: str, merging: CascadeModel, pixels, tmp_path: Path
 ) -> None:
