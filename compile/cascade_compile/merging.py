@@ -12,7 +12,7 @@ Everything is dense and of a fixed shape: which token goes where is a matrix of 
 tokens are multiplied by it. Ties go to the first, so that equal numbers merge equally everywhere.
 A merged token stands at the average place of its patches, and is turned by that (RoPE). Sizes and
 places cross an exit as three more numbers a token, behind its D. What it costs and saves, and why
-RoPE is spelled out here: docs/decisions/0018-token-merging.md.
+RoPE is spelled out here: docs/decisions/0019-token-merging.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ between engines, wiring does not. They are several times what right engines were
 Where patches are merged, two pairs that are nearly equally alike may be ranked otherwise by another
 rounding, and the image then goes another way. So the limit is for half of the images, and an image
 may differ by it and the largest change that merging makes in float32. Hidden tokens, which then
-stand in another order, are not compared (docs/decisions/0018-token-merging.md).
+stand in another order, are not compared (docs/decisions/0019-token-merging.md).
 """
 
 from __future__ import annotations
