@@ -60,7 +60,8 @@ class MergingBlock(nn.Module):
     """A DINOv3 block that merges `merge` patches between its attention and its MLP.
 
     Its parts keep their names. forward: tokens [B, N, D] of an image of which nothing was merged,
-    packed tokens of an exit, or a State, to a State or, before an exit, packed tokens.
+    packed tokens of an exit, or a State, to a State or, before an exit, packed tokens. Where they
+    stand is in the State.
     """
 
     places: Tensor
@@ -79,7 +80,7 @@ class MergingBlock(nn.Module):
         self.register_buffer("frequencies", 2 * math.pi * backbone.rope_embeddings.inv_freq.clone())
 
     def forward(
-        self, tokens: Tensor | State, position_embeddings: tuple[Tensor, Tensor]
+        self, tokens: Tensor | State, position_embeddings: tuple[Tensor, Tensor] | None = None
     ) -> Tensor | State:
         if isinstance(tokens, State):
             state = tokens

@@ -76,9 +76,9 @@ def test_copies_merged_answer_as_all_of_them_did(merging: CascadeModel) -> None:
     answers = []
     for count in (PATCHES // 2, 0):
         first.merge, second.merge = count, 0
-        between = first(state, None)
+        between = first(state)
         assert between.tokens.shape[1] == 1 + PATCHES - count
-        packed = second(between, None)
+        packed = second(between)
         answers.append((packed[:, 0, :128], merging.exits.heads[1].features(packed)))
     for have, wanted in zip(*answers, strict=True):
         torch.testing.assert_close(have, wanted, atol=1e-5, rtol=1e-5)
