@@ -24,6 +24,7 @@ from cascade_calib.publish import part_of, publish, write_contents
 from cascade_compile import parity, recipes
 from cascade_compile.build_target import Job, build_target, spread, stage_sources
 from cascade_compile.ledger import count_use
+from cascade_compile.merging import merge_tokens
 from cascade_compile.search import SearchRequest, check_promise, search
 from cascade_compile.stages import describe
 from cascade_compile.targets import TargetName
@@ -50,6 +51,7 @@ class BundleRequest:
     search: choose one of `targets` by measurement, and ship that; None ships all of them.
     recipes: backend/precision of what other devices finish (`cascade_compile.recipes`).
     jpeg: how the bundle decodes JPEGs; whatever it is, it is what the engines are certified on.
+    merge_tokens: patches to merge behind the attention of every block; 0 for none.
     """
 
     run: Path
@@ -66,6 +68,7 @@ class BundleRequest:
     search: SearchRequest | None = None
     recipes: tuple[str, ...] = ()
     jpeg: Literal["full", "reduced"] = "full"
+    merge_tokens: int = 0
 
 
 Say = Callable[[str], None]
@@ -82,6 +85,7 @@ def build(
         ConfigError, DataError: the run, the splits or the output are not usable.
     """
     _check_out(request)
+    _check_merging(request)
     if request.search is not None:
         check_promise(request.promise)
         if request.force:
@@ -91,6 +95,7 @@ def build(
     config = msgspec.structs.replace(config, preprocess=preprocess)
     if config.adapter is not None:
         say(f"merged the {config.adapter.kind} adapter of {request.run} into its base, in float32")
+    merge_tokens(model, request.merge_tokens, config.preprocess.height)
     data = _load_data(request, config, progress)
     part = part_of(request.out)
     try:
@@ -142,7 +147,7 @@ def _build_in(
         made_by=made_by(request.seed),
         model=Model(
             name=request.name or _stem(request.out),
-            preset=config.preset,
+            preset=_network(config, request),
             classes=config.classes,
             parameters=sum(stage.parameters for stage in stages),
             exits=config.exits,
@@ -200,6 +205,29 @@ def _load_data(
         split: load_split_pixels(path, split, config.preprocess, progress=progress)
         for split in ("val_select", "val_calib")
     }
+
+
+def _check_merging(request: BundleRequest) -> None:
+    """Merging goes with the precisions and the forms whose engines can be compared with it."""
+    if not request.merge_tokens:
+        return
+    if any(target.precision == "int8" for target in request.targets):
+        raise ConfigError(
+            "--merge-tokens: int8 engines are made by comparing hidden tokens one by one, and "
+            "merging changes their order; name other targets (with --precision auto, candidates), "
+            "for example openvino/bf16/cpu"
+        )
+    if request.recipes:
+        raise ConfigError(
+            "--merge-tokens: a recipe does not say how far merging may move its device's engines; "
+            "name targets that can be built here"
+        )
+
+
+def _network(config: RunConfig, request: BundleRequest) -> str:
+    """The preset, and what was done to it that changes its answers."""
+    count = request.merge_tokens
+    return f"{config.preset}, {count} patches merged a block" if count else config.preset
 
 
 def _stem(out: Path) -> str:

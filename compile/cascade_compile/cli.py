@@ -90,6 +90,13 @@ def cli() -> None:
     help="reduced: decode a JPEG much larger than the network's input at 1/2, 1/4 or 1/8, in "
     "certification as in service.",
 )
+@click.option(
+    "--merge-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Merge so many patches that look alike in every block, and certify that.",
+)
 @click.option("--name", help="The model's name in the manifest.  [default: from --out]")
 @click.option(
     "--threads",

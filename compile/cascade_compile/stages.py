@@ -22,6 +22,7 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import (
     rotate_half,
 )
 
+from cascade_compile.merging import STATE
 from cascade_runtime.manifest import StageInfo
 from cascade_train import cost
 from cascade_train.exits import MEAN, STD, CascadeModel, Network
@@ -33,6 +34,7 @@ class Stage(nn.Module):
 
     forward: uint8 pixels [B, H, W, 3] (a network's first stage) or float32 tokens [B, N, D] to
     logits [B, 2], gate [B] and, unless this is the network's last stage, tokens [B, N, D].
+    Where patches are merged (`merging`), tokens are fewer after each block, and D is wider.
     """
 
     cos: Tensor
@@ -50,6 +52,7 @@ class Stage(nn.Module):
             self.embeddings = _of_raw_pixels(backbone.embeddings)
         self.blocks = backbone.model.layer[self.first : self.last]
         self.heads = model.exits.heads[index]
+        self.merge = getattr(self.blocks[0], "merge", 0)
         with torch.no_grad():
             cos, sin = backbone.rope_embeddings(torch.zeros(1, 3, image_size, image_size))
         self.register_buffer("cos", _with_prefix(cos, self.config, 1.0))
@@ -123,7 +126,14 @@ def example(stage: Stage, batch: int) -> Tensor:
     size = stage.image_size
     if stage.is_first:
         return torch.zeros((batch, size, size, 3), dtype=torch.uint8)
-    return torch.zeros((batch, token_count(stage.config, size), stage.config.hidden_size))
+    make = torch.ones if stage.merge else torch.zeros  # of sizes, too
+    return make((batch, *hidden_shape(stage, stage.first)))
+
+
+def hidden_shape(stage: Stage, blocks: int) -> tuple[int, int]:
+    """Tokens and width of what goes from block to block after so many of them."""
+    tokens = token_count(stage.config, stage.image_size) - blocks * stage.merge
+    return tokens, stage.config.hidden_size + (STATE if stage.merge else 0)
 
 
 def token_count(config: DINOv3ViTConfig, image_size: int) -> int:
@@ -140,16 +150,27 @@ def describe(model: Network, image_size: int) -> tuple[StageInfo, ...]:
 
 def _describe(stage: Stage, name: str) -> StageInfo:
     config, size = stage.config, stage.image_size
-    tokens, width = token_count(config, size), config.hidden_size
-    block = sum(cost.block(tokens, width, config.intermediate_size, config.use_gated_mlp))
-    embedding = cost.embedding(size, patch_side(config), width)
+    embedding = cost.embedding(size, patch_side(config), config.hidden_size)
+    tokens, width = hidden_shape(stage, stage.last)
     shipped = (p for key, p in stage.named_parameters() if ".auxiliary." not in key)
     return StageInfo(
         name=name,
         blocks=(stage.first, stage.last),
         parameters=sum(p.numel() for p in shipped),
-        macs=(embedding if stage.is_first else 0) + (stage.last - stage.first) * block,
+        macs=(embedding if stage.is_first else 0) + _blocks(stage),
         tokens=tokens,
         width=width,
         input="pixels" if stage.is_first else "tokens",
     )
+
+
+def _blocks(stage: Stage) -> int:
+    """Multiply-adds of the stage's blocks."""
+    width, feed_forward = stage.config.hidden_size, stage.config.intermediate_size
+    gated, total = stage.config.use_gated_mlp, 0
+    for index in range(stage.first, stage.last):
+        before, _ = hidden_shape(stage, index)
+        total += sum(cost.block(before, width, feed_forward, gated))
+        if stage.merge:
+            total += cost.merging(before, before - stage.merge, width, feed_forward, gated)
+    return total

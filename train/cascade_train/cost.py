@@ -19,6 +19,12 @@ def attention(tokens: int, width: int) -> int:
     return 2 * tokens * tokens * width
 
 
+def merging(before: int, after: int, width: int, feed_forward: int, gated: bool) -> int:
+    """What a block costs more that merges its tokens before its MLP; less than 0 where it saves."""
+    projections = 3 if gated else 2
+    return after * before * width - (before - after) * width * projections * feed_forward
+
+
 def embedding(image_size: int, patch: int, width: int) -> int:
     """From pixels to the tokens of the patches."""
     return (image_size // patch) ** 2 * patch**2 * 3 * width
