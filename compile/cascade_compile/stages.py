@@ -19,6 +19,7 @@ from transformers import DINOv3ViTConfig
 from transformers.models.dinov3_vit.modeling_dinov3_vit import (
     DINOv3ViTAttention,
     DINOv3ViTEmbeddings,
+    DINOv3ViTLayer,
     rotate_half,
 )
 
@@ -61,11 +62,14 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         tokens = self.embeddings(x.permute(0, 3, 1, 2).float()) if self.is_first else x
         for block in self.blocks:
-            attended = _attend(block.attention, block.norm1(tokens), self.cos, self.sin)
-            tokens = tokens + block.layer_scale1(attended)
-            tokens = tokens + block.layer_scale2(block.mlp(block.norm2(tokens)))
+            tokens = block(tokens) if self.merge else self._through(block, tokens)
         logits, gate = self.heads.answer(tokens)
         return (logits, gate) if self.is_last else (logits, gate, tokens)
+
+    def _through(self, block: DINOv3ViTLayer, tokens: Tensor) -> Tensor:
+        attended = _attend(block.attention, block.norm1(tokens), self.cos, self.sin)
+        tokens = tokens + block.layer_scale1(attended)
+        return tokens + block.layer_scale2(block.mlp(block.norm2(tokens)))
 
     @property
     def input_name(self) -> str:
