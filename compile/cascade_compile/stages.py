@@ -4,13 +4,11 @@ In: a merged float32 network. Out: stage 0 from uint8 pixels, every later stage 
 tokens of the one before, so that nothing is computed twice; of joined networks each is cut by
 itself, and its first stage takes the pixels. RoPE tables are constants of the image size; batch is
 the only free axis (DESIGN, "Static shapes, dynamic batch"). What a graph is the smaller for is done
-here, where every engine gains from it (docs/decisions/0016-smaller-graph.md): pixels are scaled by
-the embedding's weights, and RoPE turns all tokens, those without a place by nothing.
+here, where every engine gains from it (docs/decisions/0016-smaller-graph.md): pixels are scaled and
+embedded by one product, and RoPE turns all tokens, those without a place by nothing.
 """
 
 from __future__ import annotations
-
-import copy
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +48,7 @@ class Stage(nn.Module):
         backbone = model.backbone
         self.config, self.image_size = backbone.config, image_size
         if self.is_first:
-            self.embeddings = _of_raw_pixels(backbone.embeddings)
+            self.embeddings = RawPixels(backbone.embeddings)
         self.blocks = backbone.model.layer[self.first : self.last]
         self.heads = model.exits.heads[index]
         self.merge = getattr(self.blocks[0], "merge", 0)
@@ -60,7 +58,7 @@ class Stage(nn.Module):
         self.register_buffer("sin", _with_prefix(sin, self.config, 0.0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        tokens = self.embeddings(x.permute(0, 3, 1, 2).float()) if self.is_first else x
+        tokens = self.embeddings(x) if self.is_first else x
         for block in self.blocks:
             tokens = block(tokens) if self.merge else self._through(block, tokens)
         logits, gate = self.heads.answer(tokens)
@@ -80,15 +78,35 @@ class Stage(nn.Module):
         return ["logits", "gate"] if self.is_last else ["logits", "gate", "tokens"]
 
 
-def _of_raw_pixels(embeddings: DINOv3ViTEmbeddings) -> DINOv3ViTEmbeddings:
-    """The embedding of pixels 0 to 255, `exits.normalize` in its weights: no patch is padded."""
-    folded = copy.deepcopy(embeddings)
-    patches = folded.patch_embeddings
-    std, mean = torch.tensor(STD), torch.tensor(MEAN)
-    with torch.no_grad():
-        patches.bias -= (patches.weight.sum(dim=(2, 3)) * (mean / std)).sum(dim=1)
-        patches.weight *= (1.0 / (255.0 * std))[None, :, None, None]
-    return folded
+class RawPixels(nn.Module):
+    """The backbone's embedding for pixels as they are: uint8 [B, H, W, 3] to tokens [B, N, D].
+
+    Mean and deviation (`exits.normalize`) are in its weights, exactly, as no patch is padded.
+    Patches do not overlap, so their convolution is one product.
+    """
+
+    def __init__(self, embeddings: DINOv3ViTEmbeddings) -> None:
+        super().__init__()
+        self.cls_token, self.register_tokens = embeddings.cls_token, embeddings.register_tokens
+        convolution = embeddings.patch_embeddings
+        weight, bias = convolution.weight.detach(), convolution.bias.detach()  # [D, 3, P, P], [D]
+        std, mean = torch.tensor(STD), torch.tensor(MEAN)
+        self.patch = weight.shape[2]
+        scaled = weight / (255.0 * std)[None, :, None, None]
+        self.patch_embeddings = nn.Linear(3 * self.patch**2, len(weight))
+        with torch.no_grad():
+            self.patch_embeddings.weight.copy_(scaled.permute(0, 2, 3, 1).flatten(1))
+            self.patch_embeddings.bias.copy_(bias - weight.sum(dim=(2, 3)) @ (mean / std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        side = self.patch
+        rows, columns = pixels.shape[1] // side, pixels.shape[2] // side
+        grid = pixels.float().view(-1, rows, side, columns, side, 3).permute(0, 1, 3, 2, 4, 5)
+        patches = grid.reshape(-1, rows * columns, 3 * side**2)
+        embedded: Tensor = self.patch_embeddings(patches)
+        parts = (self.cls_token, self.register_tokens)
+        prefix = (part.expand(embedded.shape[0], -1, -1) for part in parts)
+        return torch.cat([*prefix, embedded], dim=1)
 
 
 def _with_prefix(table: Tensor, config: DINOv3ViTConfig, value: float) -> Tensor:
