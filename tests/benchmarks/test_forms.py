@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -22,6 +23,11 @@ class Part:
         return 2 * self.value
 
 
+class Span(NamedTuple):
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Whole:
     part: Part | None
@@ -29,9 +35,10 @@ class Whole:
     rates: dict[str, float]
     words: dict[str, str]
     least: float | None
+    span: Span
 
 
-WHOLE = Whole(Part(1.5, 2), (Part(2.0, None),), {"a": 3.0}, {"b": "c"}, None)
+WHOLE = Whole(Part(1.5, 2), (Part(2.0, None),), {"a": 3.0}, {"b": "c"}, None, Span(0.5, 1.0))
 
 
 def test_record_is_the_same_after_json() -> None:
@@ -40,11 +47,12 @@ def test_record_is_the_same_after_json() -> None:
 
 def test_null_is_nan_where_a_number_must_be_and_none_where_none_may_be() -> None:
     nan = math.nan
-    undefined = Whole(Part(nan, None), (Part(nan, 1),), {"a": nan}, {}, None)
+    undefined = Whole(Part(nan, None), (Part(nan, 1),), {"a": nan}, {}, None, Span(nan, nan))
     text = json.dumps(plain(undefined), allow_nan=False)
     found = parse(json.loads(text), Whole)
     assert found.part is not None and found.part.count is None and found.least is None
     assert all(math.isnan(x) for x in (found.part.value, found.parts[0].value, found.rates["a"]))
+    assert isinstance(found.span, Span) and all(map(math.isnan, found.span))
 
 
 def test_another_form_is_refused_with_its_place() -> None:

@@ -43,11 +43,11 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(made: Made, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     root = tmp_path_factory.mktemp("performance")
-    demo, nothing = root / "demo", root / "nothing"
-    demo.mkdir()
-    nothing.mkdir()
+    demo, nothing, work = root / "demo", root / "nothing", root / "work"
+    for folder in (demo, nothing, work):
+        folder.mkdir()
     (demo / "night").symlink_to(trained.run)
-    (demo / "roadworks.cascade").symlink_to(made.path)
+    (work / "tiny.cascade").symlink_to(made.path)  # else a search would be made
 
     def measure() -> subprocess.CompletedProcess[str]:
         asked = ("measure", "--work", root / "work", "--demo", demo, "--only", "tiny", *LEAST)
@@ -102,7 +102,7 @@ def test_page_has_a_table_for_every_record_and_is_the_same_each_time(
     ):
         assert part in first
     assert str(kept.work.parent) not in first and "/tmp" not in first
-    assert "`cascade-bench compare roadworks.cascade --run night --data night/splits.json" in first
+    assert "`cascade-bench compare tiny.cascade --run night --data night/splits.json" in first
     pictures = sorted((folders[0] / "performance").iterdir())
     assert [path.name for path in pictures] == ["tiny-peers.svg", "tiny-rooflines.svg"]
     for path in pictures:
