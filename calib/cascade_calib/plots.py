@@ -32,6 +32,7 @@ _SCREEN = 600
 STYLE: dict[Any, Any] = {  # of every picture; the packages add what theirs differ in
     "font.family": "sans-serif",
     "font.size": 10.0,
+    "svg.fonttype": "none",  # text stays text
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -219,7 +220,7 @@ def _svg(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**STYLE, "svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure: Figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from cascade_runtime import bundle, manifest
-from cascade_runtime.cascade import Cascade
+from cascade_runtime.cascade import Cascade, Result
 from cascade_runtime.decision import ExitOutputs, decide
 from cascade_runtime.errors import BundleError, ConfigError, TargetError
 from cascade_runtime.golden import read_safetensors
@@ -107,10 +107,16 @@ def test_every_policy_on_every_target_answers_as_python(
     with_decision(sample, policies(sample)[policy])
     python, native = pair(sample.path, target)
     images = list(make_images(200))
-    expected = python.classify(images, batch_size=23)
-    assert native.classify(images, batch_size=23) == expected
-    assert native.classify(images, batch_size=200) == python.classify(images, batch_size=32)
+    expected = python.classify(images)
+    assert native.classify(images) == native.classify(images, batch_size=200) == expected
+    # Batches of another size move the last bits of a float.
+    few = native.classify(images, batch_size=5)
+    assert [said(r) for r in few] == [said(r) for r in expected]
     assert len({(r.label, r.stage, r.reason) for r in expected}) >= 3, "the images must differ"
+
+
+def said(result: Result) -> tuple[str | None, int, str]:
+    return result.decision, result.stage, result.reason
 
 
 def bits(value: float | None) -> str:
