@@ -47,7 +47,7 @@ class Network:
 
 NETWORKS = (
     Network("tiny", "1,8,32,128", "1,8,32"),
-    Network("vits16", "1,8,32", "1,8", images=1200, alpha="0.4"),
+    Network("vits16", "1,8,32", "1,8,16", images=1200, alpha="0.4"),
     Network("vitb16", "1,8,32", "1,8", images=400, alpha="0.45"),
 )
 DEFAULT = "tiny,vits16"

@@ -69,8 +69,8 @@ class Stages:
         for stage, kind in enumerate(self.inputs):
             outputs, tokens = self._run(stage, pixels if kind == "pixels" else batch)
             exits.append(outputs)
-            if tokens is not None:
-                batch = tokens
+            if tokens:
+                batch = _rows(tokens, np.ones(len(pixels), dtype=np.bool_))
         return exits
 
     def forward(
@@ -104,10 +104,10 @@ class Stages:
             if stage == len(self.engines) - 1 or not onward.any():
                 break
             going = going[onward]
-            if tokens is None:  # the next stage takes pixels
+            if tokens:
+                batch = _rows(tokens, onward)
+            else:  # the next stage takes pixels
                 batch = pixels if len(going) == len(pixels) else pixels[going]
-            else:
-                batch = tokens if onward.all() else tokens[onward]
         return verdict
 
     def side_by_side(self) -> Stages | None:
@@ -141,22 +141,20 @@ class Stages:
                 if time.perf_counter() - started > WARM_UP_S:
                     break
 
-    def _run(self, stage: int, batch: npt.NDArray[Any]) -> tuple[ExitOutputs, Float32 | None]:
-        """One stage over any number of images; its exit's outputs, and tokens if any are taken."""
+    def _run(self, stage: int, batch: npt.NDArray[Any]) -> tuple[ExitOutputs, list[Float32]]:
+        """One stage over any number of images: its exit's outputs; each run's tokens if taken."""
         handed = self.inputs[stage + 1 : stage + 2] == ("tokens",)
         run = self.engines[stage].run
         runs = [_take(run(piece), stage, len(piece), handed) for piece in self._pieces(batch)]
         if not runs:
             empty = np.zeros((0, 1, 1), dtype=np.float32)
-            return ExitOutputs(empty[:, 0, :].repeat(2, 1), empty[:, 0, 0]), None
+            return ExitOutputs(empty[:, 0, :].repeat(2, 1), empty[:, 0, 0]), []
         if len(runs) == 1:
-            logits, gate, tokens = runs[0]
+            logits, gate, _ = runs[0]
         else:
             logits = np.concatenate([run[0] for run in runs])
             gate = np.concatenate([run[1] for run in runs])
-            parts = [run[2] for run in runs if run[2] is not None]
-            tokens = np.concatenate(parts) if parts else None
-        return ExitOutputs(logits, gate), tokens
+        return ExitOutputs(logits, gate), [run[2] for run in runs if run[2] is not None]
 
     def _pieces(self, batch: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         start = 0
@@ -234,6 +232,15 @@ def _take(
             "rebuild the bundle with cascade-compile bundle"
         )
     return outputs["logits"], outputs["gate"], tokens
+
+
+def _rows(parts: Sequence[Float32], chosen: npt.NDArray[np.bool_]) -> Float32:
+    """The chosen rows of all parts, one after the other; one part that goes whole is not copied."""
+    if len(parts) == 1:
+        return parts[0] if chosen.all() else parts[0][chosen]
+    ends = np.cumsum([len(part) for part in parts])
+    pieces = zip(parts, np.split(chosen, ends[:-1]), strict=True)
+    return np.concatenate([part[rows] for part, rows in pieces])
 
 
 def _blank(size: int) -> Verdict:
