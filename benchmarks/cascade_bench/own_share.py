@@ -31,7 +31,6 @@ from cascade_bench.timing import Seconds, repeat
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade, Result
 from cascade_runtime.engines import Divisible, Engine
-from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import ImageError
 from cascade_runtime.preprocess import ImageLike, Pixels
 from cascade_runtime.stages import Stages
@@ -108,7 +107,6 @@ class _Watched(Cascade):
         self._clock = _Clock()
         clocked = [_Clocked(engine, self._clock) for engine in cascade.stages.engines]
         self.stages = Stages(clocked, cascade.stages.batch_sizes, cascade.stages.inputs)
-        self.workers = cascade.threads or len(usable_cores())
         self.divided = self.workers == 1 or self.stages.side_by_side() is not None
 
     def _load(self, image: ImageLike, name: str) -> Pixels | ImageError:

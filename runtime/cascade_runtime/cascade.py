@@ -148,6 +148,11 @@ class Cascade:
     def preprocess(self) -> Preprocess:
         return self.manifest.preprocess
 
+    @property
+    def workers(self) -> int:
+        """How many threads that is: `threads`, or one a core."""
+        return self.threads or len(usable_cores())
+
     def classify(self, images: Iterable[ImageLike], batch_size: int = 32) -> list[Result]:
         """Decide a list of images.
 
@@ -162,30 +167,28 @@ class Cascade:
             TypeError: one image was passed instead of a list.
         """
         everything = as_list(images, batch_size)
-        threads = self.threads or len(usable_cores())
+        threads = self.workers
         with self._call() as calls:
             stages: Stages | None = self.stages
             if threads > 1:
                 enough = max(len(everything), calls) >= threads
                 stages = self.stages.side_by_side() if enough else None
             if stages is None:
-                return self._in_turn(everything, batch_size, threads)
+                return self._in_turn(everything, batch_size)
             share = max(1, -(-len(everything) // threads))
             size = min(share, max(batch_size, GATHERED))
-            return self._side_by_side(everything, size, threads, stages.up_to(batch_size))
+            return self._side_by_side(everything, size, stages.up_to(batch_size))
 
-    def _in_turn(self, images: Sequence[ImageLike], size: int, threads: int) -> list[Result]:
+    def _in_turn(self, images: Sequence[ImageLike], size: int) -> list[Result]:
         """One batch after the other, decoded by all threads and then run by all."""
         results: list[Result] = []
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             for names, batch in _batches(images, size):
-                loaded = self._load_all(batch, names, pool, threads)
+                loaded = self._load_all(batch, names, pool)
                 results += self._decide(names, loaded, self.stages)
         return results
 
-    def _side_by_side(
-        self, images: Sequence[ImageLike], size: int, threads: int, stages: Stages
-    ) -> list[Result]:
+    def _side_by_side(self, images: Sequence[ImageLike], size: int, stages: Stages) -> list[Result]:
         """Each thread takes `size` images at a time from files to results."""
 
         def decide(named: tuple[list[str], Sequence[ImageLike]]) -> list[Result]:
@@ -195,7 +198,7 @@ class Cascade:
         batches = list(_batches(images, size))
         if len(batches) == 1:
             return decide(batches[0])
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             return [result for results in pool.map(decide, batches) for result in results]
 
     @contextmanager
@@ -211,18 +214,14 @@ class Cascade:
                 self._calls -= 1
 
     def _load_all(
-        self,
-        images: Sequence[ImageLike],
-        names: Sequence[str],
-        pool: ThreadPoolExecutor,
-        threads: int,
+        self, images: Sequence[ImageLike], names: Sequence[str], pool: ThreadPoolExecutor
     ) -> list[Pixels | ImageError]:
         """Decode a batch: Pillow does so outside the interpreter lock, so threads share it.
 
         Each takes every n-th image at one go: handing the lock around costs as much as decoding
         a small one (docs/decisions/0014).
         """
-        threads = min(threads, len(images))
+        threads = min(self.workers, len(images))
         if threads == 1:
             return list(map(self._load, images, names))
 

@@ -19,7 +19,6 @@ import numpy as np
 from cascade_runtime import manifest as manifests
 from cascade_runtime import native_abi as abi
 from cascade_runtime.cascade import GATHERED, Cascade, Result, as_list, name_of, unreadable
-from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import BundleError, CascadeError, ConfigError, ImageError, TargetError
 from cascade_runtime.manifest import Manifest
 from cascade_runtime.preprocess import ImageLike, check_array, printable
@@ -83,7 +82,7 @@ class NativeCascade(Cascade):
         results: list[Result] = []
         size = len(everything) or 1  # it runs GATHERED together at most, whatever it is given
         if batch_size < GATHERED:  # and shares out evenly what it is given
-            size = batch_size * (self.threads or len(usable_cores()))
+            size = batch_size * self.workers
         for start in range(0, len(everything), size):
             batch = everything[start : start + size]
             results += self._classify(batch, [name_of(x, start + i) for i, x in enumerate(batch)])
