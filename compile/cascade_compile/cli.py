@@ -10,6 +10,7 @@ import click
 
 from cascade_compile.bundle_commands import COMMANDS
 from cascade_compile.exits_command import exits_command
+from cascade_compile.promise_options import promise_options, request_of
 from cascade_runtime.command import INFEASIBLE_STATUS, run_command
 from cascade_runtime.manifest import POLICIES, Policy, Search
 from cascade_train.threads import spin_briefly
@@ -51,12 +52,7 @@ def cli() -> None:
     type=click.Path(path_type=Path),
     help="splits.json to certify on.  [default: the run's]",
 )
-@click.option("--alpha", default="0.01", show_default=True, help="The risk to promise.")
-@click.option("--delta", default="0.05", show_default=True, help="How often the promise may fail.")
-@click.option(
-    "--coverage", default="0.7", show_default=True, help="Least share of images acted on."
-)
-@click.option("--fnr", help="Also promise this share of missed positives.")
+@promise_options
 @click.option(
     "--policy",
     type=click.Choice(POLICIES),
@@ -131,8 +127,6 @@ def bundle(
     **options: object,
 ) -> None:
     """Merge, export, certify and seal RUN; exit status 5 when the promise is INFEASIBLE."""
-    from cascade_calib.bounds import as_fraction
-    from cascade_calib.certify import Request
     from cascade_calib.progress import shown
     from cascade_compile import targets
     from cascade_compile.bundle import BundleRequest, build
@@ -145,14 +139,8 @@ def bundle(
         raise click.UsageError("--candidate, --batch and --keep-all go with --precision auto")
     else:
         chosen = asked or targets.default_targets()
-    promise = Request(
-        as_fraction(alpha, "--alpha"),
-        as_fraction(delta, "--delta"),
-        as_fraction(coverage, "--coverage", closed=True),
-        claims=1 if search else len(chosen),
-        fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
-        policy=policy,
-    )
+    claims = 1 if search else len(chosen)
+    promise = request_of(alpha, delta, coverage, fnr, claims=claims, policy=policy)
     request = BundleRequest(
         run=run,
         out=out,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from cascade_compile.promise_options import promise_options, request_of
 from cascade_runtime.command import INFEASIBLE_STATUS
 
 WIDTH = 120
@@ -24,12 +25,7 @@ WIDTH = 120
     type=click.Path(path_type=Path),
     help="splits.json that will certify; its val_select is read.  [default: the run's]",
 )
-@click.option("--alpha", default="0.01", show_default=True, help="The risk to be promised.")
-@click.option("--delta", default="0.05", show_default=True, help="How often that may fail.")
-@click.option(
-    "--coverage", default="0.7", show_default=True, help="Least share of images acted on."
-)
-@click.option("--fnr", help="Also promise this share of missed positives.")
+@promise_options
 @click.option(
     "--policy",
     type=click.Choice(["certified", "softmax", "gate"]),
@@ -88,21 +84,13 @@ def exits_command(
     so that `bundle` certifies the new run as any other. Exit status 5 when none is likely enough to
     be certified, and then nothing is written.
     """
-    from cascade_calib.bounds import as_fraction
-    from cascade_calib.path import Request
     from cascade_calib.progress import shown
     from cascade_compile import exits, exits_page, targets
     from cascade_runtime.errors import ConfigError
 
     if plot is not None and (plot.suffix != ".png" or not plot.parent.is_dir()):
         raise ConfigError(f"--plot {plot}: give the name of a .png in a folder that exists")
-    promise = Request(
-        as_fraction(alpha, "--alpha"),
-        as_fraction(delta, "--delta"),
-        as_fraction(coverage, "--coverage", closed=True),
-        fnr=None if fnr is None else as_fraction(fnr, "--fnr"),
-        policy=policy,  # type: ignore[arg-type]
-    )
+    promise = request_of(alpha, delta, coverage, fnr, policy=policy)
     request = exits.ExitsRequest(
         run=run,
         out=out,
