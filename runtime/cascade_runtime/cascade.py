@@ -29,8 +29,8 @@ from cascade_runtime.preprocess import ImageLike, Pixels, load_image, printable
 from cascade_runtime.signature import KeyFile
 from cascade_runtime.stages import Stages, load_stages
 
-# Images that a thread decodes before it runs them: an exit leaves few of a small batch, and engines
-# are slow at few. They are gathered from this many.
+# Images that are decoded before they are run, whatever goes through an engine together: an exit
+# leaves few of a small batch, and engines are slow at few.
 GATHERED = 32
 REASONS = {
     Reason.ACTED: "acted",
@@ -158,7 +158,8 @@ class Cascade:
 
         Args:
             images: paths, file bytes, or uint8 [H, W], [H, W, 3] or [H, W, 4] arrays, mixed freely.
-            batch_size: how many are run together, at most; a few more are decoded ahead.
+            batch_size: how many go through an engine together; 32 at most, and as many are decoded
+                ahead.
 
         Where there is an image for every thread, from one call or from several at once, each takes
         batches of its own from files to results (docs/decisions/0017); answers are the same.
@@ -174,18 +175,17 @@ class Cascade:
                 enough = max(len(everything), calls) >= threads
                 stages = self.stages.side_by_side() if enough else None
             if stages is None:
-                return self._in_turn(everything, batch_size)
+                return self._in_turn(everything, self.stages.up_to(batch_size))
             share = max(1, -(-len(everything) // threads))
-            size = min(share, max(batch_size, GATHERED))
-            return self._side_by_side(everything, size, stages.up_to(batch_size))
+            return self._side_by_side(everything, min(share, GATHERED), stages.up_to(batch_size))
 
-    def _in_turn(self, images: Sequence[ImageLike], size: int) -> list[Result]:
+    def _in_turn(self, images: Sequence[ImageLike], stages: Stages) -> list[Result]:
         """One batch after the other, decoded by all threads and then run by all."""
         results: list[Result] = []
         with ThreadPoolExecutor(self.workers) as pool:
-            for names, batch in _batches(images, size):
+            for names, batch in _batches(images, GATHERED):
                 loaded = self._load_all(batch, names, pool)
-                results += self._decide(names, loaded, self.stages)
+                results += self._decide(names, loaded, stages)
         return results
 
     def _side_by_side(self, images: Sequence[ImageLike], size: int, stages: Stages) -> list[Result]:

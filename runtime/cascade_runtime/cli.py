@@ -73,8 +73,9 @@ def classify(
     width = max(len(str(path)) for path in paths)
     acted = unreadable = 0
     started = time.perf_counter()
-    for start in range(0, len(paths), batch_size):
-        for result in cascade.classify(paths[start : start + batch_size], batch_size):
+    step = batch_size * cascade.workers  # a batch for each thread
+    for start in range(0, len(paths), step):
+        for result in cascade.classify(paths[start : start + step], batch_size):
             click.echo(_as_json(result) if as_json else _as_text(result, width))
             acted += result.decision is not None
             unreadable += result.stage < 0

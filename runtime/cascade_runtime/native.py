@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from cascade_runtime import manifest as manifests
 from cascade_runtime import native_abi as abi
-from cascade_runtime.cascade import GATHERED, Cascade, Result, as_list, name_of, unreadable
+from cascade_runtime.cascade import Cascade, Result, as_list, name_of, unreadable
 from cascade_runtime.errors import BundleError, CascadeError, ConfigError, ImageError, TargetError
 from cascade_runtime.manifest import Manifest
 from cascade_runtime.preprocess import ImageLike, check_array, printable
@@ -79,14 +79,24 @@ class NativeCascade(Cascade):
 
     def classify(self, images: Iterable[ImageLike], batch_size: int = 32) -> list[Result]:
         everything = as_list(images, batch_size)
-        results: list[Result] = []
-        size = len(everything) or 1  # it runs GATHERED together at most, whatever it is given
-        if batch_size < GATHERED:  # and shares out evenly what it is given
-            size = batch_size * self.workers
-        for start in range(0, len(everything), size):
-            batch = everything[start : start + size]
-            results += self._classify(batch, [name_of(x, start + i) for i, x in enumerate(batch)])
-        return results
+        names = [name_of(image, index) for index, image in enumerate(everything)]
+        results: list[Result | None] = [None] * len(everything)
+        places = (abi.Image * len(everything))()
+        held: list[Any] = []  # what `places` points to
+        rows: list[int] = []
+        for row, (image, name) in enumerate(zip(everything, names, strict=True)):
+            try:
+                held.append(self._fill(places[len(rows)], image, printable(name)))
+                rows.append(row)
+            except ImageError as error:
+                results[row] = unreadable(name, error)
+        answers = (abi.Result * max(len(rows), 1))()
+        answers[0].struct_size = ctypes.sizeof(abi.Result)
+        classify = self._library.cascade_classify_batches
+        self._check(classify(self._session, places, len(rows), batch_size, answers))
+        for row, answer in zip(rows, answers, strict=False):
+            results[row] = self._native_result(names[row], answer)
+        return [result for result in results if result is not None]
 
     def stats(self) -> dict[str, Any]:
         """Counters and latency histograms since it was opened, named as in cascade.h."""
@@ -94,24 +104,6 @@ class NativeCascade(Cascade):
         self._check(self._library.cascade_get_stats(self._session, stats))
         values = {name: getattr(stats, name) for name, _ in abi.Stats._fields_[1:]}
         return {name: _plain(value) for name, value in values.items()}
-
-    def _classify(self, batch: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
-        results: list[Result | None] = [None] * len(batch)
-        images = (abi.Image * len(batch))()
-        held: list[Any] = []  # what `images` points to
-        rows: list[int] = []
-        for row, (image, name) in enumerate(zip(batch, names, strict=True)):
-            try:
-                held.append(self._fill(images[len(rows)], image, printable(name)))
-                rows.append(row)
-            except ImageError as error:
-                results[row] = unreadable(name, error)
-        answers = (abi.Result * max(len(rows), 1))()
-        answers[0].struct_size = ctypes.sizeof(abi.Result)
-        self._check(self._library.cascade_classify(self._session, images, len(rows), answers))
-        for row, answer in zip(rows, answers, strict=False):
-            results[row] = self._native_result(names[row], answer)
-        return [result for result in results if result is not None]
 
     def _fill(self, place: abi.Image, image: ImageLike, label: str) -> Any:
         """Make `place` point to an image; returns what must live as long."""

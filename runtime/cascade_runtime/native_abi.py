@@ -131,6 +131,10 @@ _FUNCTIONS = {  # name: result, arguments
     "cascade_get_info": (c_int32, (c_void_p, _P(Info))),
     "cascade_class_name": (c_char_p, (c_void_p, c_int32)),
     "cascade_classify": (c_int32, (c_void_p, _P(Image), c_size_t, _P(Result))),
+    "cascade_classify_batches": (
+        c_int32,
+        (c_void_p, _P(Image), c_size_t, c_size_t, _P(Result)),
+    ),
     "cascade_reason_text": (c_char_p, (c_int32,)),
     "cascade_submit": (c_int32, (c_void_p, _P(Image), DoneFunction, c_void_p)),
     "cascade_get_stats": (c_int32, (c_void_p, _P(Stats))),

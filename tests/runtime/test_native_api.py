@@ -187,6 +187,10 @@ def test_a_call_that_is_wrong_is_refused_by_name(template: Sample) -> None:
     assert library.cascade_classify(None, frame(pixels), 1, result) == abi.USAGE
     assert library.cascade_classify(session, None, 1, result) == abi.USAGE
     assert library.cascade_classify(session, None, 0, None) == abi.OK
+    result.struct_size = ctypes.sizeof(result)
+    assert library.cascade_classify_batches(session, frame(pixels), 1, 0, result) == abi.USAGE
+    assert error() == "max_batch is 0, must be at least 1"
+    assert library.cascade_classify_batches(session, frame(pixels), 1, 2**60, result) == abi.OK
     assert library.cascade_class_name(session, 2) is None
     assert library.cascade_reason_text(99) == b"unknown"
     library.cascade_close(session)

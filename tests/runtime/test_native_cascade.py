@@ -108,7 +108,9 @@ def test_every_policy_on_every_target_answers_as_python(
     python, native = pair(sample.path, target)
     images = list(make_images(200))
     expected = python.classify(images)
-    assert native.classify(images) == native.classify(images, batch_size=200) == expected
+    assert native.classify(images) == expected
+    for size in (1, 5, 200):
+        assert native.classify(images, size) == python.classify(images, size)
     # Batches of another size move the last bits of a float.
     few = native.classify(images, batch_size=5)
     assert [said(r) for r in few] == [said(r) for r in expected]
@@ -263,7 +265,7 @@ def test_stats_count_what_was_answered(template: Sample) -> None:
         40 - acted,
         1,
     )
-    assert stats["batches"] == 3 == stats["decide"]["count"] == sum(stats["decide"]["buckets"])
+    assert stats["batches"] == 2 == stats["decide"]["count"] == sum(stats["decide"]["buckets"])
     assert sum(stats["reasons"]) == 41 and stats["reasons"][6] == 1
     assert sum(stats["exits"]) == 40
     assert stats["exits"][0] == sum(result.stage == 0 for result in results)

@@ -190,13 +190,20 @@ const char* cascade_class_name(const cascade_session* session, int32_t label) {
 
 cascade_status cascade_classify(const cascade_session* session, const cascade_image* images,
                                 size_t count, cascade_result* results) {
+    return cascade_classify_batches(session, images, count, largest_batch, results);
+}
+
+cascade_status cascade_classify_batches(const cascade_session* session, const cascade_image* images,
+                                        size_t count, size_t max_batch, cascade_result* results) {
     return guarded([&] {
+        if (max_batch == 0) throw Error(Status::usage, "max_batch is 0, must be at least 1");
         need(session != nullptr, "session");
         if (count == 0) return;
         need(images != nullptr, "images");
         need(results != nullptr, "results");
         check_size<cascade_result>(results->struct_size, "cascade_result");
-        const std::vector<Answer> answers = session->session.classify(images_of(images, count));
+        const std::vector<Answer> answers =
+            session->session.classify(images_of(images, count), max_batch);
         const size_t stride = results->struct_size;
         auto* place = reinterpret_cast<unsigned char*>(results);
         for (const Answer& answer : answers) {

@@ -9,7 +9,9 @@
 namespace cascade {
 namespace {
 
-constexpr std::size_t chunk = 32;  // images decoded and run together
+// Images that are decoded before they are run, whatever goes through an engine together: an exit
+// leaves few of a small batch, and engines are slow at few.
+constexpr std::size_t gathered = 32;
 
 // One more while it lives.
 class Counted {
@@ -59,21 +61,21 @@ Stages Session::open_stages() {
 
 // Where there is a batch for each thread, from one call or from several at once, each is taken by a
 // thread of its own from files to answers: none waits for another at every layer.
-std::vector<Answer> Session::classify(std::span<const Image> images) const {
+std::vector<Answer> Session::classify(std::span<const Image> images, std::size_t most) const {
     std::vector<Answer> answers(images.size());
     const Counted call(calls_);
     const std::size_t threads = workers_.size();
     const bool enough = threads > 1 && std::max(images.size(), call.count()) >= threads;
-    const Share share = enough && stages_.divisible() ? Share::one_thread : Share::every_thread;
-    const std::size_t size = share == Share::every_thread
-                                 ? chunk
-                                 : std::min(chunk, (images.size() + threads - 1) / threads);
+    const bool divided = enough && stages_.divisible();
+    const Way way = {divided ? Share::one_thread : Share::every_thread, most};
+    const std::size_t size =
+        divided ? std::min(gathered, (images.size() + threads - 1) / threads) : gathered;
     const auto batch = [&](std::size_t index) {
         const std::size_t start = index * size, count = std::min(size, images.size() - start);
-        decide(images.subspan(start, count), std::span(answers).subspan(start, count), share);
+        decide(images.subspan(start, count), std::span(answers).subspan(start, count), way);
     };
     const std::size_t batches = images.empty() ? 0 : (images.size() + size - 1) / size;
-    if (share == Share::every_thread) {
+    if (!divided) {
         for (std::size_t index = 0; index < batches; ++index) batch(index);
         return answers;
     }
@@ -91,7 +93,7 @@ std::vector<Answer> Session::classify(std::span<const Image> images) const {
     return answers;
 }
 
-void Session::decide(std::span<const Image> images, std::span<Answer> answers, Share share) const {
+void Session::decide(std::span<const Image> images, std::span<Answer> answers, Way way) const {
     const auto started = std::chrono::steady_clock::now();
     const Preprocess& spec = manifest().preprocess;
     const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
@@ -101,7 +103,7 @@ void Session::decide(std::span<const Image> images, std::span<Answer> answers, S
         return std::span(buffer).subspan(row * image_bytes, image_bytes);
     };
     const auto load_one = [&](std::size_t i) { load(images[i], place(i), answers[i]); };
-    if (share == Share::every_thread) {
+    if (way.share == Share::every_thread) {
         workers_.each(images.size(), load_one);
     } else {
         for (std::size_t i = 0; i < images.size(); ++i) load_one(i);
@@ -117,7 +119,7 @@ void Session::decide(std::span<const Image> images, std::span<Answer> answers, S
     }
     const Pixels pixels{buffer.data(), readable.size(), spec.height, spec.width};
     try {
-        const std::vector<Verdict> verdicts = stages_.forward(pixels, *decision_, share);
+        const std::vector<Verdict> verdicts = stages_.forward(pixels, *decision_, way);
         for (std::size_t row = 0; row < readable.size(); ++row) {
             answers[readable[row]].verdict = verdicts[row];
         }

@@ -52,8 +52,10 @@ public:
     // Verify, choose, load, and on request test and warm up. Throws Error.
     Session(const std::string& path, Options options);
 
-    // Throws Error(failure) where an engine fails; an unreadable image fails alone.
-    std::vector<Answer> classify(std::span<const Image> images) const;
+    // At most `most` go through an engine together. Throws Error(failure) where an engine fails; an
+    // unreadable image fails alone.
+    std::vector<Answer> classify(std::span<const Image> images,
+                                 std::size_t most = largest_batch) const;
 
     // The prediction set of an answer that a promise is about: under SCRC, none unless accepted.
     std::array<bool, 2> set_of(const Verdict& verdict) const;
@@ -73,7 +75,7 @@ private:
     using Buffer = std::vector<std::uint8_t>;
 
     Stages open_stages();
-    void decide(std::span<const Image> images, std::span<Answer> answers, Share share) const;
+    void decide(std::span<const Image> images, std::span<Answer> answers, Way way) const;
     void load(const Image& image, std::span<std::uint8_t> out, Answer& answer) const;
     void count(std::span<const Answer> answers) const;
     Buffer take_buffer() const;

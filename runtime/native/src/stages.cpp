@@ -13,6 +13,7 @@ namespace cascade {
 namespace {
 
 constexpr std::array<std::size_t, 12> batch_sizes = {32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1};
+static_assert(batch_sizes.front() == largest_batch);
 constexpr auto warm_up_time = std::chrono::seconds(1);
 constexpr const char* again = "; rebuild the bundle with cascade-compile bundle";
 
@@ -142,12 +143,12 @@ Stages::Stages(std::vector<std::unique_ptr<Engine>> engines, std::vector<bool> t
 // One stage over `count` images, piece by piece; `take` is given each piece's outputs and where in
 // the batch it begins.
 template <typename Take>
-void Stages::run(std::size_t stage, Share share, const Rows& pixels, const Tokens& tokens,
+void Stages::run(std::size_t stage, Way way, const Rows& pixels, const Tokens& tokens,
                  std::size_t count, Take take) const {
     Engine* const whole = engines_[stage].get();
-    Engine* const engine = share == Share::every_thread ? whole : whole->side_by_side();
+    Engine* const engine = way.share == Share::every_thread ? whole : whole->side_by_side();
     for (std::size_t start = 0; start < count;) {
-        const std::size_t size = piece_of(count - start);
+        const std::size_t size = piece_of(std::min(count - start, way.most));
         Outputs outputs = engine->run(takes_pixels_[stage] ? pixels.piece(start, size)
                                                            : tokens.piece(start, size));
         check(outputs, stage, size, hands_on(stage));
@@ -166,7 +167,7 @@ bool Stages::divisible() const {
 }
 
 std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decision,
-                                     Share share) const {
+                                     Way way) const {
     std::vector<Verdict> verdicts(pixels.count);
     std::vector<std::size_t> going(pixels.count);  // the images that have not exited
     std::iota(going.begin(), going.end(), std::size_t{0});
@@ -175,7 +176,7 @@ std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decis
         const Rows rows = takes_pixels_[stage] ? Rows(pixels, going) : Rows();
         std::vector<std::size_t> onward;
         Tokens next;
-        run(stage, share, rows, tokens, going.size(),
+        run(stage, way, rows, tokens, going.size(),
             [&](Outputs& outputs, std::size_t start, std::size_t size) {
                 std::vector<std::size_t> staying;
                 for (std::size_t row = 0; row < size; ++row) {
@@ -193,7 +194,7 @@ std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decis
     return verdicts;
 }
 
-std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels, Share share) const {
+std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels, Way way) const {
     std::vector<std::vector<ExitOutputs>> exits(engines_.size());
     std::vector<std::size_t> everyone(pixels.count);
     std::iota(everyone.begin(), everyone.end(), std::size_t{0});
@@ -201,7 +202,7 @@ std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels, 
     Tokens tokens;
     for (std::size_t stage = 0; stage < engines_.size(); ++stage) {
         Tokens next;
-        run(stage, share, rows, tokens, pixels.count,
+        run(stage, way, rows, tokens, pixels.count,
             [&](Outputs& outputs, std::size_t, std::size_t size) {
                 for (std::size_t row = 0; row < size; ++row) {
                     exits[stage].push_back(exit_of(outputs, row));
@@ -223,7 +224,7 @@ void Stages::warm_up(int height, int width) const {
             Pixels pixels{nullptr, *size, height, width};
             blank.resize(*size * pixels.image_bytes());
             pixels.data = blank.data();
-            forward_all(pixels, share);
+            forward_all(pixels, {share});
             if (std::chrono::steady_clock::now() - started > warm_up_time) break;
         }
     }

@@ -25,6 +25,14 @@ struct Pixels {
 // On what a call runs: every thread at once, or one, beside others that do the same.
 enum class Share { every_thread, one_thread };
 
+constexpr std::size_t largest_batch = 32;
+
+// How a call runs: on what, and how many images together, at most and never more than the largest.
+struct Way {
+    Share share = Share::every_thread;
+    std::size_t most = largest_batch;
+};
+
 class Stages {
 public:
     // `takes_pixels`: one an engine; the first does.
@@ -32,11 +40,10 @@ public:
 
     // One verdict an image; only those that did not exit go on to the next stage.
     std::vector<Verdict> forward(const Pixels& pixels, const Decision& decision,
-                                 Share share = Share::every_thread) const;
+                                 Way way = {}) const;
 
     // Outputs by stage and image, nothing exits early.
-    std::vector<std::vector<ExitOutputs>> forward_all(const Pixels& pixels,
-                                                      Share share = Share::every_thread) const;
+    std::vector<std::vector<ExitOutputs>> forward_all(const Pixels& pixels, Way way = {}) const;
 
     // Whether `Share::one_thread` can be asked for; what that needs is made here.
     bool divisible() const;
@@ -51,7 +58,7 @@ private:
     class Tokens;
     class Rows;
     template <typename Take>
-    void run(std::size_t stage, Share share, const Rows& pixels, const Tokens& tokens,
+    void run(std::size_t stage, Way way, const Rows& pixels, const Tokens& tokens,
              std::size_t count, Take take) const;
     bool hands_on(std::size_t stage) const;  // whether the next one takes its tokens
 

@@ -116,6 +116,15 @@ TEST(Stages, a_batch_of_any_size_is_cut_into_the_known_pieces) {
     }
 }
 
+TEST(Stages, no_more_go_together_than_asked_for) {
+    const Cascade cascade({true, false});
+    const std::vector<int> values(13, 110);
+    const auto bytes = images(values);
+    cascade.stages->forward({bytes.data(), values.size(), 2, 2}, rule(), {.most = 5});
+    EXPECT_EQ(cascade.seen[0], (std::vector<std::size_t>{5, 5, 3}));
+    EXPECT_EQ(cascade.seen[1], (std::vector<std::size_t>{5, 5, 3}));
+}
+
 TEST(Stages, nothing_exits_early_where_all_is_asked_for) {
     const Cascade cascade({true, false});
     const auto bytes = images({200, 110, 130});
@@ -145,7 +154,7 @@ TEST(Stages, a_share_of_one_thread_runs_the_engines_other_form) {
     ASSERT_TRUE(stages.divisible());
     const auto bytes = images({200, 110, 130});
     const Pixels pixels{bytes.data(), 3, 2, 2};
-    const auto verdicts = stages.forward(pixels, rule(), Share::one_thread);
+    const auto verdicts = stages.forward(pixels, rule(), {Share::one_thread});
     EXPECT_TRUE(whole.empty());
     EXPECT_EQ(beside, (std::vector<std::size_t>{3, 2}));
     stages.forward(pixels, rule());

@@ -198,6 +198,12 @@ CASCADE_API cascade_status cascade_classify(const cascade_session *session,
                                             const cascade_image *images, size_t count,
                                             cascade_result *results);
 
+/* The same, with at most `max_batch` images through an engine together, where 32 is the most anyway:
+ * less memory, or a measurement of small batches. */
+CASCADE_API cascade_status cascade_classify_batches(const cascade_session *session,
+                                                    const cascade_image *images, size_t count,
+                                                    size_t max_batch, cascade_result *results);
+
 /* The reason as Python has it: "acted", "below threshold", ... */
 CASCADE_API const char *cascade_reason_text(cascade_reason reason);
 
@@ -231,7 +237,7 @@ typedef struct cascade_stats {
     uint64_t          unreadable;
     uint64_t          refused;    /* by a full queue; not among the images */
     uint64_t          failures;   /* calls and micro-batches that ended in an error */
-    uint64_t          batches;    /* calls and micro-batches */
+    uint64_t          batches;    /* a part of a call, 32 images at most, or a micro-batch */
     uint64_t          queued;     /* waiting right now */
     uint64_t          reasons[8]; /* by cascade_reason */
     uint64_t          exits[CASCADE_MAX_STAGES + 1]; /* images by their final stage */
