@@ -1,8 +1,8 @@
 """The cascade against the same network always run to the end.
 
-In: a cascade and the images. Out: the ratio of their throughputs, as the median over interleaved
-pairs with its interval. Both sides are the same engines on the same images in the
-same batches; only the early exits' thresholds differ, so the ratio is what exiting early is worth.
+In: a cascade and the images. Out: the ratio of their throughputs, of totals over interleaved pairs,
+with its interval. Both sides are the same engines on the same images in the same batches; only the
+early exits' thresholds differ, so the ratio is what exiting early is worth.
 Of a two-model cascade the other side is the second model alone: nobody would run both to the end.
 """
 
@@ -13,24 +13,23 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from cascade_bench.ratios import ratio_of
-from cascade_bench.timing import interleaved
+from cascade_bench.ratios import ratio_of_totals
+from cascade_bench.timing import SPREAD_LIMIT, interleaved, spread
 from cascade_bench.workload import Workload
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.manifest import Decision, last_network
 from cascade_runtime.stages import Stages
 
 LEAST_PAIRS = 8
-SPREAD_LIMIT = 1.3
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Paired timings, seconds for `images` images each, and the ratio full over cascade.
 
-    ratio is the median of the pairs' ratios, between ratio_low and ratio_high at `confidence` (see
-    `ratios`). spread is the slowest over the fastest timing of the
-    always-full network: its work is the same every time, so what varies is the machine.
+    ratio is of totals, between ratio_low and ratio_high at `confidence` (see `ratios`). spread is
+    that of the always-full network's timings (see `timing`): its work is the same every time, so
+    what varies is the machine.
     """
 
     batch: int
@@ -68,29 +67,31 @@ def full_network(cascade: Cascade) -> tuple[Stages, Decision]:
 def compare(
     cascade: Cascade, work: Workload, batch: int, full_rate: float, seconds: float
 ) -> Comparison:
-    """Time both on the same block of images, in turns.
+    """Time both on the same block of images, in turns; the next pair takes the next block.
 
     Args:
         full_rate: images a second of the always-full network, to size the block.
     """
     wanted = int(full_rate * seconds / (2 * LEAST_PAIRS) / batch)
     count = max(1, min(wanted, len(work) // batch))
-    blocks = [work.batch(index, batch) for index in range(count)]
     own, full = (cascade.stages, cascade.decision), full_network(cascade)
 
-    def run(stages: Stages, decision: Decision) -> None:
-        for block in blocks:
-            stages.forward(block, decision)
+    def run(stages: Stages, decision: Decision, pair: int) -> None:
+        for index in range(count):
+            stages.forward(work.batch(pair * count + index, batch), decision)
 
     times = interleaved(
-        lambda _: run(*own), lambda _: run(*full), seconds=seconds, least=LEAST_PAIRS
+        lambda pair: run(*own, pair),
+        lambda pair: run(*full, pair),
+        seconds=seconds,
+        least=LEAST_PAIRS,
     )
     return from_pairs(batch, batch * count, times)
 
 
 def from_pairs(batch: int, images: int, times: np.ndarray) -> Comparison:
     """The figures of paired timings, seconds [pairs, 2], the cascade's in column 0."""
-    found = ratio_of(times[:, 1], times[:, 0], images)
+    found = ratio_of_totals(times[:, 1], times[:, 0], images)
     return Comparison(
         batch=batch,
         images=images,
@@ -100,5 +101,5 @@ def from_pairs(batch: int, images: int, times: np.ndarray) -> Comparison:
         ratio_low=found.low,
         ratio_high=found.high,
         confidence=found.confidence,
-        spread=float(times[:, 1].max() / times[:, 1].min()),
+        spread=spread(times[:, 1]),
     )

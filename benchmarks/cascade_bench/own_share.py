@@ -1,15 +1,18 @@
 """The runtime's own share of the way from files to decisions: what is neither engine nor decoding.
 
 In: a cascade of the Python runtime, and the images. Out: an `OwnShare` a batch size. Everything is
-read from the same call of `Cascade.classify`, so that no two moments of the machine are compared,
-with the bundle's own number of threads and `TURNS` batches for each:
+read from the same call of `Cascade.classify`, so that no two moments of the machine are compared.
+Where every thread takes images of its own, a call has `TURNS` gatherings of images for each:
 
-    whole    from the first file to the last result: each thread's time, added up, where every
-             thread takes batches of its own; else the call by the clock on the wall
-    engine   the calls of engines within it
-    decode   from a file to pixels, within it; of threads that share one batch, the one that took
-             longest, since nothing else runs meanwhile
-    own      1 - (engine + decode) / whole: pixels stacked, tokens handed on, decisions and results
+    whole    the call by the clock on the wall, times its threads
+    idle     of it, what threads stood still at the end, when only others had work left
+    engine   the calls of engines
+    decode   from a file to pixels
+    own      1 - (engine + decode) / (whole - idle): threads started, pixels stacked, tokens handed
+             on, decisions and results, and whatever threads waited for each other on the way
+
+Where all threads share one batch, a call is a batch and whole is the clock on the wall; decoding is
+then that of the thread that took longest, since nothing else runs meanwhile.
 """
 
 from __future__ import annotations
@@ -46,8 +49,9 @@ class OwnShare:
     """Medians over `calls`.
 
     own: the share that is the runtime's, in [low, high] at `confidence` by the sign test.
-    ms_per_image, engine_ms, decode_ms: milliseconds an image of the whole and of its two parts, of
-        one thread where each takes batches of its own.
+    idle: the share of the whole that threads had nothing left to do at its end.
+    ms_per_image, engine_ms, decode_ms: milliseconds an image of the rest and of its two parts, of
+        one thread where each takes images of its own.
     """
 
     batch: int
@@ -59,28 +63,28 @@ class OwnShare:
     ms_per_image: float
     engine_ms: float
     decode_ms: float
+    idle: float
 
 
 class _Clock:
-    """Seconds in engines and in decoding, and of whole batches, each by thread."""
+    """Seconds in engines and in decoding, and when the last answer was there, by thread."""
 
     def __init__(self) -> None:
-        self.engine, self.decode, self.whole = (defaultdict[int, float](float) for _ in range(3))
-        self.began: dict[int, float] = {}  # when a thread took its first file of a batch
+        self.engine, self.decode = (defaultdict[int, float](float) for _ in range(2))
+        self.done: dict[int, float] = {}
 
     @contextmanager
     def adds_to(self, seconds: dict[int, float]) -> Iterator[None]:
         started = time.perf_counter()
-        self.began.setdefault(get_ident(), started)
         yield
         seconds[get_ident()] += time.perf_counter() - started
 
     def clear(self) -> None:
-        for seconds in (self.engine, self.decode, self.whole, self.began):
+        for seconds in (self.engine, self.decode, self.done):
             seconds.clear()
 
     def batch_done(self) -> None:
-        self.whole[get_ident()] += time.perf_counter() - self.began.pop(get_ident())
+        self.done[get_ident()] = time.perf_counter()
 
 
 class _Clocked:
@@ -120,17 +124,20 @@ class _Watched(Cascade):
         self._clock.batch_done()
         return results
 
-    def clocked(self, files: Sequence[Path], batch: int) -> tuple[float, float, float]:
-        """Seconds in engines, in decoding and of the whole, of one call."""
+    def clocked(self, files: Sequence[Path], batch: int) -> tuple[float, float, float, float]:
+        """Seconds in engines, in decoding, idle and of the whole, of one call."""
         clock = self._clock
         clock.clear()
         started = time.perf_counter()
         self.classify(files, batch)
         wall = time.perf_counter() - started
         engine = sum(clock.engine.values())
-        if self.divided:
-            return engine, sum(clock.decode.values()), sum(clock.whole.values())
-        return engine, max(clock.decode.values()), wall
+        if not self.divided:
+            return engine, max(clock.decode.values()), 0.0, wall
+        last = max(clock.done.values())
+        idle = sum(last - done for done in clock.done.values())
+        idle += (self.workers - len(clock.done)) * (last - started)  # never had any
+        return engine, sum(clock.decode.values()), idle, wall * self.workers
 
 
 def measure(cascade: Cascade, work: Workload, seconds: float) -> tuple[OwnShare, ...]:
@@ -141,8 +148,8 @@ def measure(cascade: Cascade, work: Workload, seconds: float) -> tuple[OwnShare,
 def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> OwnShare:
     """One batch size; each call takes the next images, so that all calls have the mix."""
     watched = _Watched(cascade)
-    count = batch * watched.workers * TURNS if watched.divided else batch
-    parts: list[tuple[float, float, float]] = []
+    count = watched.gathered * watched.workers * TURNS if watched.divided else batch
+    parts: list[tuple[float, float, float, float]] = []
 
     def classify(index: int) -> None:
         files = [work.files[(index * count + k) % len(work)] for k in range(count)]
@@ -153,9 +160,9 @@ def at_batch(cascade: Cascade, work: Workload, batch: int, seconds: float) -> Ow
 
 
 def summarise(batch: int, images: int, parts: Seconds) -> OwnShare:
-    """The figures of calls on so many images: seconds [calls, 3] in engines, decoding, in all."""
-    engine, decode, whole = parts.T
-    own = np.sort(1 - (engine + decode) / whole)
+    """The figures of calls on so many images: seconds [calls, 4] as `_Watched.clocked` has them."""
+    engine, decode, idle, whole = parts.T
+    own = np.sort(1 - (engine + decode) / (whole - idle))
     k, confidence = rank(len(own))
     per_image = 1000 / images
     return OwnShare(
@@ -165,7 +172,8 @@ def summarise(batch: int, images: int, parts: Seconds) -> OwnShare:
         low=float(own[k - 1]),
         high=float(own[len(own) - k]),
         confidence=confidence,
-        ms_per_image=per_image * float(np.median(whole)),
+        ms_per_image=per_image * float(np.median(whole - idle)),
         engine_ms=per_image * float(np.median(engine)),
         decode_ms=per_image * float(np.median(decode)),
+        idle=float(np.median(idle / whole)),
     )

@@ -6,14 +6,16 @@ In: timings in pairs, both of a pair taken one right after the other. Out: a `Ra
                      test's interval for it, two of the ratios themselves. It asks for no
                      distribution, only that a pair is as likely above the true median as below it.
                      Conover, Practical Nonparametric Statistics, 3.2.
-    ratio_of_totals  pairs whose work differs, as that of single images does which exit early or
-                     late: total over total, since the median pair is then one kind of image and not
-                     the mix of them; the interval resamples pairs.
+    ratio_of_totals  pairs whose work differs, as that of images does which exit early or late:
+                     total over total, since the median pair is then one kind of image and not the
+                     mix of them. The interval is the jackknife's, of the ratio's logarithm, with
+                     Student's t. Efron and Tibshirani, An Introduction to the Bootstrap, 11 and 12.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +27,10 @@ LEVEL = 0.95
 class Ratio:
     """ratio: over `pairs` pairs of `images` images a side. low, high: its interval.
 
-    confidence: of the interval; the sign test's is exact, the resampled one's nominal. With fewer
-    than six pairs not even the smallest and the largest ratio are a 95 % interval; they are then
-    given, and this says how sure they are.
+    confidence: of the interval. The sign test's is exact; with fewer than six pairs not even the
+    smallest and the largest ratio are a 95 % interval, and this says how sure they are. The
+    jackknife's is nominal: 91 to 95 % of draws where pairs hold 4 images or more, less for fewer
+    than a dozen single images.
     """
 
     pairs: int
@@ -55,17 +58,27 @@ def ratio_of(
     return Ratio(n, images, float(np.median(ratios)), low, high, confidence)
 
 
-def ratio_of_totals(numerator: npt.ArrayLike, denominator: npt.ArrayLike, images: int) -> Ratio:
-    """The ratio of the sums of paired timings; with few pairs, the interval of `ratio_of`."""
-    top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    found = ratio_of(top, bottom, images)
-    whole = replace(found, ratio=float(top.sum() / bottom.sum()))
-    if found.confidence < LEVEL:
-        return whole
-    from cascade_calib.bootstrap import ratio_intervals
+def ratio_of_totals(
+    numerator: npt.ArrayLike, denominator: npt.ArrayLike, images: int, level: float = LEVEL
+) -> Ratio:
+    """The ratio of the sums of paired timings; of one pair, without an interval (confidence 0).
 
-    interval = ratio_intervals(top[:, None], bottom[:, None], level=LEVEL)[0]
-    return replace(whole, low=interval.low, high=interval.high, confidence=LEVEL)
+    Raises:
+        ValueError: no pairs.
+    """
+    from scipy.stats import t
+
+    top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    n = len(top)
+    if not n:
+        raise ValueError("there are no pairs, so there is no ratio")
+    ratio = float(top.sum() / bottom.sum())
+    if n == 1:
+        return Ratio(n, images, ratio, ratio, ratio, 0.0)
+    without = np.log((top.sum() - top) / (bottom.sum() - bottom))
+    error = math.sqrt((n - 1) * float(np.var(without)))
+    factor = math.exp(float(t.ppf(0.5 + level / 2, n - 1)) * error)
+    return Ratio(n, images, ratio, ratio / factor, ratio * factor, level)
 
 
 def rank(n: int, level: float = LEVEL) -> tuple[int, float]:

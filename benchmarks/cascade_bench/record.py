@@ -23,7 +23,7 @@ a figure that is undefined is null. `cascade-bench schema run` prints its JSON S
     footprint                     peak_memory_mib, import_s, open_s, first_decision_s
     own                           a list: batch, calls, own (the runtime's share: neither engine nor
                                   decoding), low, high, confidence, ms_per_image, engine_ms,
-                                  decode_ms; null when the runtime is native
+                                  decode_ms, idle; null when the runtime is native
     native                        libcascade beside the bare engine and the Python runtime; null
                                   unless the runtime is native
     quality                       source, bounds, coverage, error, evaluation (null without data)

@@ -73,7 +73,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
-    cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
+    cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads)
     images = labelled(plan, cascade)
     with open_workload(cascade, images, progress) as work:
         return _measure(plan, cascade, images, work, load_before, progress)

@@ -117,11 +117,11 @@ def _against(record: Record) -> Table:
     )
     for name, times in (("cascade", c.cascade_s), ("always full", c.always_full_s)):
         rates = sorted(c.images / t for t in times)
-        middle = rates[len(rates) // 2]
-        table.add_row(name, f"{middle:,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}")
+        mean = c.images * len(times) / sum(times)
+        table.add_row(name, f"{mean:,.0f}", f"{rates[0]:,.0f} to {rates[-1]:,.0f}")
     table.add_row("ratio", f"{c.ratio:.2f}", f"{c.ratio_low:.2f} to {c.ratio_high:.2f}")
     table.caption = (
-        f"ratio with its {percent(c.confidence)} interval; medians of {len(c.cascade_s)} "
+        f"ratio with its {percent(c.confidence)} interval; totals of {len(c.cascade_s)} "
         f"interleaved pairs, {c.images} images each in batches of {c.batch}; engines only"
     )
     return numbers_right(table)
@@ -166,7 +166,11 @@ def _own(shares: Sequence[OwnShare]) -> Table:
             str(x.calls),
         )
     sure = percent(shares[0].confidence)
-    table.caption = f"medians over calls, all three parts of the same call; intervals: {sure}"
+    idle = percent(max(x.idle for x in shares))
+    table.caption = (
+        f"medians over calls, all three parts of the same call; intervals: {sure}; left out is the "
+        f"end of a call, where threads stand idle while others finish: at most {idle}"
+    )
     return numbers_right(table)
 
 
@@ -259,8 +263,8 @@ def _conclusion(record: Record) -> Iterator[Text]:
     )
     if record.noisy:
         yield Text(
-            "noisy: the same work took up to "
-            f"{record.comparison.spread:.2f} times as long from one repeat to the next; the "
+            "noisy: the same work took "
+            f"{record.comparison.spread:.2f} times as long in one repeat as in another; the "
             "ratio is of pairs and stands, measure the rest again on a quiet machine",
             "yellow",
         )

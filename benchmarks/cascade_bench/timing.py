@@ -19,14 +19,16 @@ Call = Callable[[int], object]
 """What is timed; it is told how many times it was called before."""
 
 WARM_UP = 3
-LEAST_P999 = 2000  # so that at least two were slower
+LEAST_P99, LEAST_P999 = 200, 2000  # so that at least two were slower
+SPREAD_LIMIT = 1.3
 
 
 @dataclass(frozen=True)
 class Latency:
     """How long one call takes, in milliseconds, over so many repeats.
 
-    p999_ms is NaN below `LEAST_P999` repeats: it would only be the slowest one under another name.
+    p99_ms and p999_ms are NaN below `LEAST_P99` and `LEAST_P999` repeats: they would only be the
+    slowest one under another name.
     """
 
     repeats: int
@@ -49,9 +51,18 @@ def percentile(samples: Seconds, q: float) -> float:
 def summarise(samples: Seconds) -> Latency:
     """Seconds a call to a `Latency`."""
     ms = 1000 * np.asarray(samples, dtype=np.float64)
-    p50, p95, p99 = (percentile(ms, q) for q in (50, 95, 99))
-    p999 = percentile(ms, 99.9) if len(ms) >= LEAST_P999 else float("nan")
+    p50, p95 = percentile(ms, 50), percentile(ms, 95)
+    p99 = percentile(ms, 99) if len(ms) >= LEAST_P99 else math.nan
+    p999 = percentile(ms, 99.9) if len(ms) >= LEAST_P999 else math.nan
     return Latency(len(ms), float(ms.mean()), p50, p95, p99, p999, float(ms.max()))
+
+
+def spread(samples: Seconds) -> float:
+    """How uneven the machine was, of timings of the same work: the 90th over the 10th percentile.
+
+    Unlike the slowest over the fastest it does not grow with how long one measures.
+    """
+    return percentile(samples, 90) / percentile(samples, 10)
 
 
 def repeat(call: Call, *, seconds: float, least: int, warm_up: int = WARM_UP) -> Seconds:

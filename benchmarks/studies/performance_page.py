@@ -16,7 +16,7 @@ from performance_records import Measured, best, noisy, read, verdicts
 from cascade_bench.cells import PERCENTILES, between, milliseconds
 from cascade_bench.compare import plot, tables
 from cascade_bench.compare.record import Record as Compare
-from cascade_bench.compare.words import promised
+from cascade_bench.compare.words import how_batch, promised
 from cascade_bench.machine import Machine
 from cascade_bench.native import Native
 from cascade_bench.peers.own import CASCADE
@@ -122,10 +122,7 @@ def _beside_peers(record: Compare, picture: str) -> Iterator[str]:
     yield ""
     for batch in record.batches:
         mark = f"; noisy, {batch.spread:.2f}" if batch.noisy else ""
-        yield (
-            f"Batch {batch.batch}, images a second: medians of {batch.rounds} interleaved rounds "
-            f"of {batch.images:,} files{mark}."
-        )
+        yield (f"Batch {batch.batch}, images a second: {how_batch(batch)}{mark}.")
         yield ""
         rows = [
             (
@@ -170,7 +167,7 @@ def _alone(one: Measured) -> Iterator[str]:
         rate = record.file_throughput
         yield (
             f"Files to decisions, {runtime}, batch {rate.batch}: {rate.images_per_s:,.0f} images "
-            f"a second (median of {rate.repeats} passes of {rate.images:,})."
+            f"a second ({rate.repeats} passes of {rate.images:,})."
         )
         yield ""
     python, native = one.runs.get("python"), one.runs.get("native")
@@ -213,10 +210,12 @@ def _where_time_goes(record: Run) -> Iterator[str]:
             percent(x.engine_ms / x.ms_per_image),
             percent(x.decode_ms / x.ms_per_image),
             f"{percent(x.own)} ({percent(x.low)} to {percent(x.high)})",
+            percent(x.idle),
         )
         for x in record.own or ()
     ]
-    yield from table(("batch", "ms an image", "engines", "decoding", "its own"), rows)
+    head = ("batch", "ms an image", "engines", "decoding", "its own", "idle at a call's end")
+    yield from table(head, rows)
     f = record.footprint
     yield (
         f"A fresh process of it: {f.first_decision_s:.2f} s to import, open and decide once; "

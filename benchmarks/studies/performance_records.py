@@ -16,13 +16,13 @@ from typing import TypeVar
 import msgspec
 
 from cascade_bench.compare import record as compare
-from cascade_bench.comparison import SPREAD_LIMIT
 from cascade_bench.forms import parse
 from cascade_bench.limits import Check
 from cascade_bench.peers.transformers import NAME as PIPELINE
 from cascade_bench.record import Record as Run
 from cascade_bench.roofline.measure import Reached
 from cascade_bench.roofline.record import Record as Roofline
+from cascade_bench.timing import SPREAD_LIMIT
 from cascade_calib.words import percent
 from cascade_runtime.errors import DataError
 

@@ -29,9 +29,9 @@ from cascade_runtime.preprocess import ImageLike, Pixels, load_image, printable
 from cascade_runtime.signature import KeyFile
 from cascade_runtime.stages import Stages, load_stages
 
-# Images that are decoded before they are run, whatever goes through an engine together: an exit
-# leaves few of a small batch, and engines are slow at few.
-GATHERED = 32
+# Images that are decoded before they are run, at least and at most, and the bytes of pixels that
+# decide between: an exit leaves few of a small batch, and engines are slow at few.
+GATHERED, MOST_GATHERED, GATHERED_BYTES = 32, 128, 2 << 20
 REASONS = {
     Reason.ACTED: "acted",
     Reason.BELOW_THRESHOLD: "below threshold",
@@ -153,13 +153,19 @@ class Cascade:
         """How many threads that is: `threads`, or one a core."""
         return self.threads or len(usable_cores())
 
+    @property
+    def gathered(self) -> int:
+        """How many images are decoded before they are run: more where they are small."""
+        size = self.preprocess.height * self.preprocess.width * 3
+        return max(GATHERED, min(MOST_GATHERED, GATHERED_BYTES // size))
+
     def classify(self, images: Iterable[ImageLike], batch_size: int = 32) -> list[Result]:
         """Decide a list of images.
 
         Args:
             images: paths, file bytes, or uint8 [H, W], [H, W, 3] or [H, W, 4] arrays, mixed freely.
-            batch_size: how many go through an engine together; 32 at most, and as many are decoded
-                ahead.
+            batch_size: how many go through an engine together, 32 at most; `gathered` of them are
+                decoded ahead, by each thread.
 
         Where there is an image for every thread, from one call or from several at once, each takes
         batches of its own from files to results (docs/decisions/0017); answers are the same.
@@ -176,14 +182,14 @@ class Cascade:
                 stages = self.stages.side_by_side() if enough else None
             if stages is None:
                 return self._in_turn(everything, self.stages.up_to(batch_size))
-            share = max(1, -(-len(everything) // threads))
-            return self._side_by_side(everything, min(share, GATHERED), stages.up_to(batch_size))
+            size = min(self.gathered, max(1, -(-len(everything) // threads)))
+            return self._side_by_side(everything, size, stages.up_to(batch_size))
 
     def _in_turn(self, images: Sequence[ImageLike], stages: Stages) -> list[Result]:
         """One batch after the other, decoded by all threads and then run by all."""
         results: list[Result] = []
         with ThreadPoolExecutor(self.workers) as pool:
-            for names, batch in _batches(images, GATHERED):
+            for names, batch in _batches(images, self.gathered):
                 loaded = self._load_all(batch, names, pool)
                 results += self._decide(names, loaded, stages)
         return results

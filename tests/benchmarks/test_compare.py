@@ -19,6 +19,8 @@ from cascade_bench.compare import record, rounds, speed
 from cascade_bench.compare.plot import pareto
 from cascade_bench.compare.quality import judge
 from cascade_bench.compare.sample import Sample
+from cascade_bench.compare.tables import times
+from cascade_bench.compare.words import how_batch
 from cascade_bench.peers import contender, litserve, own, transformers, triton
 from cascade_bench.peers.contender import Absent, Contender, Given
 from cascade_runtime.preprocess import load_image
@@ -100,7 +102,9 @@ def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> 
         assert batch["best_peer"] not in (own.CASCADE, own.ALWAYS_FULL, None)
         assert all(one["files"] > 0 < one["engine"] for one in batch["speeds"])
         [itself] = [one for one in batch["speeds"] if one["name"] == own.CASCADE]
-        assert itself["over_files"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        sure = {"confidence": 0.95}
+        assert itself["over_files"] == {"value": 1.0, "low": 1.0, "high": 1.0, **sure}
+        assert all(len(one["files_s"]) == batch["rounds"] for one in batch["speeds"])
 
 
 def test_tables_plot_and_page_name_everybody(compare: Bench, tmp_path: Path) -> None:
@@ -253,18 +257,37 @@ def test_rounds_show_everybody_the_same_files(files: list[Path]) -> None:
     assert times.files.shape == (3, 2) and np.isnan(times.engine).all()
 
 
-def test_ratios_are_of_the_same_round() -> None:
+def test_ratios_are_of_totals_of_the_same_rounds() -> None:
     files = np.array([[1.0, 2.0, 3.0, 6.0], [2.0, 4.0, 6.0, 14.0], [1.0, 2.0, 3.0, 4.0]])
     engine = files.copy()
     engine[:, 3] = math.nan
     names = (own.CASCADE, own.ALWAYS_FULL, "quick", "server")
     found = speed.summarise(rounds.Times(8, 16, names, files, engine))
     assert [one.name for one in found.speeds] == [own.CASCADE, own.ALWAYS_FULL, "quick", "server"]
-    assert found.of("server").over_files == speed.Ratio(6.0, 4.0, 7.0)
-    assert found.of("quick").files == 16 / 3 and found.best_peer == "quick"
+    over = found.of("server").over_files  # 24 seconds to 4; the median round's is 6
+    assert over.value == 6.0 and over.low < 6.0 < over.high and over.confidence == 0.95
+    assert found.of("server").files == 16 * 3 / 24 and found.of("server").files_s == (6, 14, 4)
+    assert found.of("quick").files == 16 * 3 / 12 and found.best_peer == "quick"
     assert math.isnan(found.of("server").engine)
     assert math.isnan(found.of("server").over_engine.value)
     assert found.spread == 2.0 and found.noisy
+
+
+def test_easy_rounds_do_not_hide_the_hard_one() -> None:
+    """Of three rounds of one image, two exit early at a third of the time."""
+    files = np.array([[1.0, 3.0, 6.0], [1.0, 3.0, 6.0], [4.0, 3.0, 6.0]])
+    names = (own.CASCADE, own.ALWAYS_FULL, "peer")
+    found = speed.summarise(rounds.Times(1, 1, names, files, files))
+    assert found.of("peer").over_files.value == 3.0  # the median round's is 6
+
+
+def test_one_round_has_a_ratio_and_no_interval() -> None:
+    files = np.array([[1.0, 2.0, 3.0]])
+    names = (own.CASCADE, own.ALWAYS_FULL, "peer")
+    found = speed.summarise(rounds.Times(1, 1, names, files, files))
+    over = found.of("peer").over_files
+    assert (over.value, over.confidence, times(over)) == (3.0, 0.0, "3.00")
+    assert "intervals" not in how_batch(found)
 
 
 def test_deferred_images_are_neither_right_nor_risk(files: list[Path]) -> None:

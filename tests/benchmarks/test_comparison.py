@@ -62,13 +62,15 @@ def test_full_network_of_two_models_is_the_second_alone(cascade: Cascade) -> Non
     assert (alone_too, full_too) == (cascade.stages, full)
 
 
-def test_ratio_is_the_median_over_pairs_and_not_over_sides() -> None:
+def test_ratio_is_of_totals() -> None:
     """A slow spell that covers a pair slows both of it; only the pairing cancels it."""
-    times = np.array([[1.0, 2.0], [10.0, 20.0], [1.0, 3.0]])
+    times = np.array([[1.0, 2.0], [10.0, 20.0], [1.0, 2.0]])
     found = from_pairs(32, 64, times)
-    assert (found.ratio, found.ratio_low, found.ratio_high) == (2.0, 2.0, 3.0)
-    assert found.confidence == 0.75  # two of three pairs' ratios are rarely on one side
+    assert (found.ratio, found.confidence) == (2.0, 0.95)
+    assert found.ratio_low == pytest.approx(2.0) == found.ratio_high
     assert found.spread == 10.0 and found.noisy
+    mixed = from_pairs(1, 1, np.array([[1.0, 3.0], [1.0, 3.0], [4.0, 3.0]]))
+    assert mixed.ratio == 1.5  # the median pair's is 3
 
 
 @pytest.mark.parametrize(("slowest", "noisy"), [(1.3, False), (1.31, True)])

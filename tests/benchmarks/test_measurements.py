@@ -107,6 +107,16 @@ def test_file_rate_counts_images_and_not_batches(cascade: Cascade) -> None:
     assert (found.batch, found.images) == (32, 32) and found.images_per_s > 0
 
 
+def test_passes_walk_through_all_images(
+    cascade: Cascade, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, ...]] = []
+    monkeypatch.setattr(cascade, "classify", lambda files, _: seen.append(tuple(files)))
+    with open_workload(cascade, read_labelled(labelled)) as work:
+        throughput.from_files(cascade, work, 16, rate=0, seconds=0)
+        assert set().union(*seen) == set(work.files) and seen[1] != seen[2]
+
+
 def test_stage_shares_count_what_forward_does(cascade: Cascade, labelled: Path) -> None:
     with open_workload(cascade, read_labelled(labelled)) as work:
         shares = stage_shares.measure(cascade, work, batch=16, seconds=0)
@@ -133,10 +143,11 @@ def test_own_share_is_what_engines_and_decoding_leave_of_a_call(
 
 
 def test_own_share_is_the_median_over_calls() -> None:
-    parts = np.array([[0.5, 0.4, 1.0], [0.5, 0.3, 1.0], [1.0, 0.4, 2.0]])
+    parts = np.array([[0.5, 0.4, 0.0, 1.0], [0.5, 0.3, 0.25, 1.25], [1.0, 0.4, 0.0, 2.0]])
     found = own_share.summarise(8, 10, parts)
     assert found.own == pytest.approx(0.2) and found.low == pytest.approx(0.1)
     assert (found.ms_per_image, found.engine_ms, found.decode_ms) == (100, 50, 40)
+    assert found.idle == 0
 
 
 def test_fresh_process_gives_every_figure(template: Sample, cascade: Cascade) -> None:

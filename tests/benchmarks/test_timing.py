@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_bench.timing import LEAST_P999, interleaved, percentile, repeat, summarise
+from cascade_bench.timing import (
+    LEAST_P99,
+    LEAST_P999,
+    interleaved,
+    percentile,
+    repeat,
+    spread,
+    summarise,
+)
 
 
 def test_percentiles_of_a_hundred_known_samples() -> None:
     samples = np.random.default_rng(0).permutation(np.arange(1, 101)) / 1000
     latency = summarise(samples)
-    assert (latency.p50_ms, latency.p95_ms, latency.p99_ms) == pytest.approx((50, 95, 99))
+    assert (latency.p50_ms, latency.p95_ms) == pytest.approx((50, 95))
+    assert percentile(samples, 99) == 0.099
     assert (latency.mean_ms, latency.max_ms, latency.repeats) == (pytest.approx(50.5), 100, 100)
 
 
@@ -21,11 +30,20 @@ def test_percentile_of_few_samples_is_one_of_them_rounded_up() -> None:
     assert percentile(few, 95) == percentile(few, 99) == 10.0
 
 
-def test_p999_is_only_given_where_it_is_more_than_the_slowest() -> None:
+def test_tails_are_only_given_where_they_are_more_than_the_slowest() -> None:
+    assert np.isnan(summarise(np.arange(1, LEAST_P99) / 1000).p99_ms)
+    assert summarise(np.arange(1, LEAST_P99 + 1) / 1000).p99_ms == pytest.approx(LEAST_P99 - 2)
     few = summarise(np.arange(1, LEAST_P999) / 1000)
     assert np.isnan(few.p999_ms)
     enough = summarise(np.arange(1, LEAST_P999 + 1) / 1000)
     assert enough.p999_ms == pytest.approx(LEAST_P999 - 2) and enough.max_ms == LEAST_P999
+
+
+def test_spread_does_not_grow_with_how_long_one_measures() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (float(spread(rng.lognormal(0, 0.05, n))) for n in (30, 3000))
+    assert abs(few - many) < 0.05 and many < 1.2
+    assert spread(np.array([1.0, 1.0, 1.0, 2.0, 2.0])) == 2.0
 
 
 def test_no_samples_have_no_percentile() -> None:

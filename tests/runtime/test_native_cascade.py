@@ -256,18 +256,18 @@ def test_threads_share_a_session(template: Sample) -> None:
 def test_stats_count_what_was_answered(template: Sample) -> None:
     native = Cascade.open(template.path, ONNX, threads=1, warm_up=False, engine="native")
     assert isinstance(native, NativeCascade)
-    results = native.classify([*make_images(40), b"x"], batch_size=16)
+    results = native.classify([*make_images(140), b"x"], batch_size=16)
     stats = native.stats()
     acted = sum(result.decision is not None for result in results)
     assert (stats["images"], stats["acted"], stats["deferred"], stats["unreadable"]) == (
-        41,
+        141,
         acted,
-        40 - acted,
+        140 - acted,
         1,
     )
     assert stats["batches"] == 2 == stats["decide"]["count"] == sum(stats["decide"]["buckets"])
-    assert sum(stats["reasons"]) == 41 and stats["reasons"][6] == 1
-    assert sum(stats["exits"]) == 40
+    assert sum(stats["reasons"]) == 141 and stats["reasons"][6] == 1
+    assert sum(stats["exits"]) == 140
     assert stats["exits"][0] == sum(result.stage == 0 for result in results)
     assert stats["decide"]["sum_us"] > 0
 

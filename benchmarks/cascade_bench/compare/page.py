@@ -14,7 +14,13 @@ from cascade_bench.compare import plot
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch
 from cascade_bench.compare.tables import rate, share, times
-from cascade_bench.compare.words import conclusions, headline_peers, how_measured, machine_line
+from cascade_bench.compare.words import (
+    conclusions,
+    headline_peers,
+    how_batch,
+    how_measured,
+    machine_line,
+)
 from cascade_bench.compare.words import promised as promise_of
 from cascade_bench.peers.own import CASCADE
 from cascade_calib.report_html import facts, figures, table
@@ -57,7 +63,7 @@ def _key_figures(record: Record) -> str:
         (
             f"times {title}, batch {size}",
             f"{speed.over_files.value:.2f}",
-            f"{speed.name}; {times(speed.over_files).partition('(')[2].rstrip(')')} by round",
+            f"{speed.name}; {times(speed.over_files).partition('(')[2].rstrip(')')}".rstrip("; "),
         )
         for size, title, speed in headline_peers(record)
     ]
@@ -116,9 +122,8 @@ def _speed(batch: Batch) -> str:
         for s in batch.speeds
     ]
     note = (
-        f'<p class="note">Medians of {batch.rounds} interleaved rounds of {batch.images:,} files; '
-        f"in brackets the lowest and the highest round. The same work took up to "
-        f"{batch.spread:.2f} times as long from one round to another.</p>"
+        f'<p class="note">Rates and ratios are {how_batch(batch)}. The same work took '
+        f"{batch.spread:.2f} times as long in one round as in another.</p>"
     )
     title = f"Batch {batch.batch}"
     return f"<section><h2>{title}</h2>{table(head, rows, title)}{note}</section>"

@@ -2,7 +2,7 @@
 
 `--json` prints one object, `"format": "cascade-edge.compare"`, `"version": 1`; fields are only ever
 added within a version. Rates are images a second, shares are 0..1, a ratio is how many times as
-fast the cascade is (value: median over the rounds, low, high), and what is undefined is null. Its
+fast the cascade is (value: of totals; low, high, confidence), and what is undefined is null. Its
 JSON Schema is that of `cascade-bench schema compare`.
 
     format, version, made_by      which form this is; versions, command, commit, machine, time
@@ -14,7 +14,8 @@ JSON Schema is that of `cascade-bench schema compare`.
     contenders                    a list: name, note (how it is run), certified; coverage, risk,
                                   right, agreement as value, part, of, low, high
     batches                       a list: batch, rounds, images, spread, noisy, best_peer, speeds:
-                                  name, files, engine, over_files, over_engine
+                                  name, files, engine, over_files, over_engine, and the seconds of
+                                  each round: files_s, engine_s
     absent                        a list: name, reason
     certificate                   the bundle's own, of this target
 """

@@ -64,7 +64,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
     """
     load_before = machine.load()
     threads = plan.threads or len(usable_cores())
-    cascade = Cascade.open(plan.bundle, plan.target, threads=threads, warm_up=False)
+    cascade = Cascade.open(plan.bundle, plan.target, threads=threads)
     split = split_read(plan.data, plan.split)
     images = in_the_classes_of(
         read_labelled(plan.data, split=split), cascade.manifest.model.classes

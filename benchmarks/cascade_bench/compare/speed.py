@@ -1,7 +1,7 @@
 """From times to what is said of them: rates, and how many times as fast the cascade is.
 
-In: `Times`. Out: a `Batch`. A ratio is the median of the rounds' ratios, with the lowest and the
-highest round beside it.
+In: `Times`. Out: a `Batch`. Rounds have different images, so rates and ratios are of totals (see
+`ratios`): the median round of a few images would be an easy one.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade_bench.compare.rounds import Times
-from cascade_bench.comparison import SPREAD_LIMIT
 from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, OWN
-from cascade_bench.timing import Seconds
+from cascade_bench.ratios import ratio_of_totals
+from cascade_bench.timing import SPREAD_LIMIT, Seconds, spread
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast the cascade is: median over the rounds, lowest, highest."""
+    """How many times as fast the cascade is, with an interval at `confidence`; 0: it has none."""
 
     value: float
     low: float
     high: float
+    confidence: float
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One contender: images a second (median), and the cascade beside it.
+    """One contender: images a second, and the cascade beside it.
 
     files: from files to decisions. engine: in the engine alone; NaN where it cannot be called so.
+    files_s, engine_s: seconds of each round.
     """
 
     name: str
@@ -38,14 +40,16 @@ class Speed:
     engine: float
     over_files: Ratio
     over_engine: Ratio
+    files_s: tuple[float, ...]
+    engine_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
     """All contenders at one batch size, the fastest from files first.
 
-    images: of a round. spread: the slowest over the fastest round of the always-full engines, whose
-    work is the same every time.
+    images: of a round. spread: of the rounds of the always-full engines (see `timing`), whose work
+    is the same every time.
     """
 
     batch: int
@@ -76,10 +80,12 @@ def summarise(times: Times) -> Batch:
     speeds = [
         Speed(
             name=name,
-            files=float(times.images / np.median(times.files[:, column])),
-            engine=float(times.images / np.median(times.engine[:, column])),
-            over_files=_ratio(times.files[:, column], times.files[:, own]),
-            over_engine=_ratio(times.engine[:, column], times.engine[:, own]),
+            files=float(times.images / times.files[:, column].mean()),
+            engine=float(times.images / times.engine[:, column].mean()),
+            over_files=_ratio(times.files[:, column], times.files[:, own], times.images),
+            over_engine=_ratio(times.engine[:, column], times.engine[:, own], times.images),
+            files_s=tuple(map(float, times.files[:, column])),
+            engine_s=tuple(map(float, times.engine[:, column])),
         )
         for column, name in enumerate(times.names)
     ]
@@ -88,13 +94,13 @@ def summarise(times: Times) -> Batch:
         batch=times.batch,
         rounds=len(times.files),
         images=times.images,
-        spread=float(same.max() / same.min()),
+        spread=spread(same),
         speeds=tuple(sorted(speeds, key=lambda speed: -speed.files)),
     )
 
 
-def _ratio(theirs: Seconds, ours: Seconds) -> Ratio:
-    each = theirs / ours
-    if np.isnan(each).any():
-        return Ratio(math.nan, math.nan, math.nan)
-    return Ratio(float(np.median(each)), float(each.min()), float(each.max()))
+def _ratio(theirs: Seconds, ours: Seconds, images: int) -> Ratio:
+    if np.isnan(theirs / ours).any():
+        return Ratio(math.nan, math.nan, math.nan, 0.0)
+    found = ratio_of_totals(theirs, ours, images)
+    return Ratio(found.ratio, found.low, found.high, found.confidence)

@@ -14,7 +14,13 @@ from rich.text import Text
 from cascade_bench.cells import numbers_right
 from cascade_bench.compare.record import Record
 from cascade_bench.compare.speed import Batch, Ratio
-from cascade_bench.compare.words import conclusions, how_measured, machine_line, promised
+from cascade_bench.compare.words import (
+    conclusions,
+    how_batch,
+    how_measured,
+    machine_line,
+    promised,
+)
 from cascade_bench.peers.own import CASCADE
 from cascade_bench.quality import Share
 from cascade_calib.words import percent
@@ -35,7 +41,7 @@ def render(record: Record) -> Iterator[Table | Text]:
     if record.noisy:
         worst = max(batch.spread for batch in record.batches)
         yield Text(
-            f"noisy: the same work took up to {worst:.2f} times as long from one round to another; "
+            f"noisy: the same work took {worst:.2f} times as long in one round as in another; "
             "ratios are of the same round and stand, measure rates again on a quiet machine",
             "yellow",
         )
@@ -60,7 +66,7 @@ def _speed(batch: Batch) -> Table:
             "" if own else times(speed.over_engine),
             style="bold" if own else None,
         )
-    table.caption = f"medians of {batch.rounds} interleaved rounds, {batch.images} files each"
+    table.caption = how_batch(batch)
     table.columns[0].no_wrap = True
     return numbers_right(table)
 
@@ -98,7 +104,9 @@ def rate(value: float) -> str:
 
 
 def times(ratio: Ratio) -> str:
-    """How many times, with the lowest and the highest round."""
+    """How many times, with its interval if there is one."""
     if math.isnan(ratio.value):
         return "-"
+    if not ratio.confidence:
+        return f"{ratio.value:.2f}"
     return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

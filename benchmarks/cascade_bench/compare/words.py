@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cascade_bench.compare.record import Record
-from cascade_bench.compare.speed import Speed
+from cascade_bench.compare.speed import Batch, Speed
 from cascade_bench.peers.own import CASCADE, IN_PYTHON
 from cascade_bench.peers.transformers import NAME as TRANSFORMERS
 from cascade_calib.words import percent
@@ -24,6 +24,13 @@ def how_measured(record: Record) -> str:
     """What everybody classified."""
     size = record.sample.mean_file_bytes / 1000
     return f"everybody classifies the same files: {record.sample.drawn}; {size:.1f} kB a file"
+
+
+def how_batch(batch: Batch) -> str:
+    """What the figures of a batch size are of."""
+    said = f"totals of {batch.rounds} interleaved rounds of {batch.images:,} files"
+    sure = max(speed.over_files.confidence for speed in batch.speeds)
+    return f"{said}; in brackets {percent(sure)} intervals" if sure else said
 
 
 def promised(record: Record, name: str) -> str:
@@ -50,9 +57,10 @@ def conclusions(record: Record) -> Iterator[str]:
     """What it comes to: speed beside the two peers that matter, and the promise."""
     for size, title, speed in headline_peers(record):
         x = speed.over_files
+        interval = f" ({x.low:.2f} to {x.high:.2f})" if x.confidence else ""
         yield (
-            f"batch {size}: {x.value:.2f} times {title}, {speed.name} "
-            f"({x.low:.2f} to {x.high:.2f}), from files to decisions"
+            f"batch {size}: {x.value:.2f} times {title}, {speed.name}{interval}, "
+            "from files to decisions"
         )
     own, c = record.of(CASCADE), record.certificate
     delta = "" if c.delta is None else f", delta = {percent(c.delta, 6)}"

@@ -62,6 +62,10 @@ def _one_by_one(compiled: Any) -> Callable[[Pixels], Logits]:
     return run
 
 
+def _split(pixels: Pixels, parts: int) -> list[Pixels]:
+    return np.array_split(pixels, min(parts, len(pixels)))
+
+
 class _Queue:
     """Batches in flight at once, as many as the library wants."""
 
@@ -75,10 +79,13 @@ class _Queue:
         self.precision = {"f32": "fp32"}.get(kind.get_type_name(), kind.get_type_name())
 
     def classify(self, files: Sequence[Path], batch: int) -> Labels:
-        return as_labels(self._run(batches(files, batch, self._given)))
+        """Batches that are enough for all requests; else the parts of each, as in `forward`."""
+        parts = 1 if len(files) >= batch * self.requests else self.requests
+        found = batches(files, batch, self._given)
+        return as_labels(self._run(part for pixels in found for part in _split(pixels, parts)))
 
     def forward(self, pixels: Pixels) -> Logits:
-        return self._run(np.array_split(pixels, min(self.requests, len(pixels))))
+        return self._run(_split(pixels, self.requests))
 
     def _run(self, parts: Any) -> Logits:
         self._logits.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,16 @@ def own(cascade: Cascade, runtime: Runtime) -> list[Contender]:
     native = Cascade.open(
         cascade.bundle.path, cascade.target, threads=cascade.threads, engine="native"
     )
+    note = f"the bundle on {cascade.target}, by libcascade; its engines alone from Python"
     return [
-        _decides(native, cascade, CASCADE, f"the bundle on {cascade.target}, by libcascade"),
-        _decides(cascade, cascade, IN_PYTHON, python.note),
+        _decides(native, cascade, CASCADE, note),
+        replace(python, name=IN_PYTHON, forward=None),
         always_full(cascade),
     ]
 
 
 def _decides(answering: Cascade, cascade: Cascade, name: str, note: str) -> Contender:
-    """`classify` of one runtime, deferring what it may not answer, and the engines of the other."""
+    """`classify` of one runtime, deferring what it may not answer, and the engines of Python's."""
 
     def classify(files: Sequence[Path], batch: int) -> Labels:
         return np.array([r.label for r in answering.classify(files, batch)], dtype=np.int8)

@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cascade_bench import machine
-from cascade_bench.comparison import SPREAD_LIMIT
+from cascade_bench import machine, timing
 from cascade_bench.roofline import gemm, layers
 from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
 from cascade_bench.roofline.layers import Layer
-from cascade_bench.timing import Seconds, in_rounds
+from cascade_bench.timing import SPREAD_LIMIT, Seconds, in_rounds
 from cascade_bench.workload import SEED
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import cpu_name, made_by
@@ -107,7 +106,7 @@ class Profile:
 class Roofline:
     """Everything that was found. `peaks`: FLOP/s by precision; `memory`: bytes/s by what moved.
 
-    spread: the slowest over the fastest of the same products; it says how uneven the machine was.
+    spread: of the same products (see `timing`); it says how uneven the machine was.
     """
 
     made_by: MadeBy
@@ -231,7 +230,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     cpu_peaks = {name: float(cpu[k]) for k, name in enumerate(chosen)}
     cpu_peaks[target.precision] = float(np.median(cpu[beside::2]))
     memory = {each.name: float(rates[:, kinds + k].max()) for k, each in enumerate(moved)}
-    spread = float(ceiling.max() / ceiling.min())
+    spread = timing.spread(ceiling.ravel())
     noisy = spread > SPREAD_LIMIT
     shares = 2 * reaching / (ceiling[:, :-1] + ceiling[:, 1:])
     reached = _reached(

@@ -3,7 +3,7 @@
 The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
 
     made_by, bundle, target, cpu, threads, load_before, load_after
-    spread     the slowest over the fastest of the same products
+    spread     of the same products, the 90th over the 10th percentile
     memory     bytes a second of copy and triad
     ceilings   a list: precision, shape, flops_per_s, best
     cpu_peaks  FLOPs a second of processor time, on all threads together, by precision

@@ -173,8 +173,8 @@ def _conclusion(found: Roofline) -> Iterator[Text]:
         )
     if found.noisy:
         yield Text(
-            f"noisy: the same products took up to {found.spread:.2f} times as long from one moment "
-            "to the next; trust a share where all ways of it agree, or that by processor time, and "
+            f"noisy: the same products took {found.spread:.2f} times as long at one moment as at "
+            "another; trust a share where all ways of it agree, or that by processor time, and "
             "measure again on a quiet machine",
             "yellow",
         )

@@ -9,9 +9,9 @@
 namespace cascade {
 namespace {
 
-// Images that are decoded before they are run, whatever goes through an engine together: an exit
-// leaves few of a small batch, and engines are slow at few.
-constexpr std::size_t gathered = 32;
+// Images that are decoded before they are run, at least and at most, and the bytes of pixels that
+// decide between: an exit leaves few of a small batch, and engines are slow at few.
+constexpr std::size_t least_gathered = 32, most_gathered = 128, gathered_bytes = 2 << 20;
 
 // One more while it lives.
 class Counted {
@@ -68,6 +68,10 @@ std::vector<Answer> Session::classify(std::span<const Image> images, std::size_t
     const bool enough = threads > 1 && std::max(images.size(), call.count()) >= threads;
     const bool divided = enough && stages_.divisible();
     const Way way = {divided ? Share::one_thread : Share::every_thread, most};
+    const Preprocess& spec = manifest().preprocess;
+    const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
+    const std::size_t gathered =
+        std::clamp(gathered_bytes / image_bytes, least_gathered, most_gathered);
     const std::size_t size =
         divided ? std::min(gathered, (images.size() + threads - 1) / threads) : gathered;
     const auto batch = [&](std::size_t index) {

@@ -237,7 +237,7 @@ typedef struct cascade_stats {
     uint64_t          unreadable;
     uint64_t          refused;    /* by a full queue; not among the images */
     uint64_t          failures;   /* calls and micro-batches that ended in an error */
-    uint64_t          batches;    /* a part of a call, 32 images at most, or a micro-batch */
+    uint64_t          batches;    /* parts of calls, 128 images at most, and micro-batches */
     uint64_t          queued;     /* waiting right now */
     uint64_t          reasons[8]; /* by cascade_reason */
     uint64_t          exits[CASCADE_MAX_STAGES + 1]; /* images by their final stage */
