@@ -112,7 +112,7 @@ def read(path: Path, limits: Limits) -> Gates:
         raise DataError(f"--from {str(path)!r} cannot be read: {error.strerror}") from error
     try:
         whole = msgspec.json.decode(data, type=dict[str, Any])
-        if whole.get("format") not in _READ:
+        if whole.get("format") not in [*_READ]:  # compared, not hashed: it may be any JSON value
             raise DataError(
                 f"{path}: format is {whole.get('format')!r}, must be one of "
                 f"{', '.join(map(repr, _READ))}; write it with cascade-bench run --json"

@@ -37,10 +37,20 @@ class Journal:
             raise
 
     def append(self, entry: dict[str, Any]) -> None:
-        """One more line, written at once and flushed to the disk."""
+        """One more line, written at once and flushed to the disk.
+
+        Raises:
+            OSError: it does not fit; the file is then as it was, and can be gone on with.
+        """
         line = json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
-        self._file.write(line.encode())
-        os.fsync(self._file.fileno())
+        end, left = self._file.seek(0, os.SEEK_END), line.encode()
+        try:
+            while left:  # a disk that fills up takes a part, and says so only to the next write
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(end)
+            raise
 
     def __enter__(self) -> Journal:
         return self

@@ -82,7 +82,7 @@ def describe(cascade: Cascade, load_before: float | None) -> Machine:
 
 
 def gpu_name() -> str:
-    """The first GPU's own name, where pynvml is there to ask for it."""
+    """The own name of the GPU in use, where pynvml is there to ask for it."""
     try:
         return Nvml().gpu
     except (ImportError, OSError) as error:

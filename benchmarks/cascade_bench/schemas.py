@@ -18,6 +18,7 @@ RECORDS = {
     "project": "cascade_bench.project.record:Record",
     "soak": "cascade_bench.soak_record:Soak",
     "soak-start": "cascade_bench.soak_record:Start",
+    "soak-process": "cascade_bench.soak_record:Process",
     "soak-minute": "cascade_bench.soak_record:Minute",
     "history": "cascade_bench.history:Entry",
 }

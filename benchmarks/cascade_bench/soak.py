@@ -1,7 +1,8 @@
 """`cascade-bench soak`: hours of mixed traffic with faults, every answer checked, and resumable.
 
 In: a bundle, images, and a state file. Out: a `Soak`. The state gains a line a minute; a run that
-was killed, or whose power went, goes on where it was with the same command.
+was killed, or whose power went, goes on where it was with the same command. Every process says
+there that it begins and how it ends, so that one that could not is counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +20,30 @@ import numpy as np
 
 from cascade_bench import machine
 from cascade_bench.journal import Journal
-from cascade_bench.soak_record import Limits, Minute, Soak, Start, drifts, marked, read
-from cascade_bench.soak_traffic import SEED, Traffic
+from cascade_bench.soak_record import (
+    ANSWERS,
+    BEGAN,
+    DONE,
+    HUNG,
+    STOPPED,
+    Limits,
+    Minute,
+    Process,
+    Soak,
+    Start,
+    State,
+    drifts,
+    marked,
+    read,
+)
+from cascade_bench.soak_traffic import SEED, Request, Traffic
 from cascade_bench.timing import percentile
 from cascade_bench.workload import Runtime, bundle_sha256, split_read
 from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
-from cascade_runtime.errors import ConfigError, TargetError
+from cascade_runtime.errors import ConfigError, DataError, TargetError
 
 MOST_EXAMPLES = 5
 _PROC = Path("/proc/self")
@@ -34,7 +51,10 @@ _PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run; see the options of the command."""
+    """What to run; see the options of the command.
+
+    max_wait: seconds; a call without an answer for so long hangs.
+    """
 
     bundle: Path
     data: str
@@ -47,13 +67,15 @@ class Plan:
     clients: int = 2
     corrupt: float = 0.02
     row_seconds: float = 60.0
+    max_wait: float = 600.0
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass
 class Tally:
-    """What one client has seen in one row."""
+    """What one client has seen in one row, and what it asked last."""
 
+    asked: Request | None = None
     requests: int = 0
     images: int = 0
     damaged: int = 0
@@ -64,7 +86,9 @@ class Tally:
 
 
 def soak(plan: Plan, progress: Progress | None = None) -> Soak:
-    """Run, or go on, until the state holds `plan.hours` of traffic.
+    """Run, or go on, until the state holds `plan.hours` of traffic, or a call hangs.
+
+    A thread that hangs is left behind: only the end of the process ends it.
 
     Raises:
         BundleError, TargetError, DataError: the bundle or the images cannot be used; TargetError
@@ -72,40 +96,71 @@ def soak(plan: Plan, progress: Progress | None = None) -> Soak:
         ConfigError: the state is another soak's, or is being written.
     """
     with Journal(plan.state) as journal:
-        began, rows = read(journal.entries, plan.state)
+        state = read(journal.entries, plan.state)
         cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, engine=plan.runtime)
         images = read_labelled(plan.data, split=split_read(plan.data, plan.split))
         traffic = Traffic(cascade, images, progress)
         start = _start(plan, cascade, traffic)
-        if began is None:
-            journal.append(marked(start))
-            began = start
+        began = state.start or start
         check_same(began, start, plan.state)
-        segment = 1 + max((row.segment for row in rows), default=0)
-        hours = rows[-1].hours if rows else 0.0
-        while hours < plan.hours:
-            seconds = min(plan.row_seconds, 3600 * (plan.hours - hours))
-            row = minute(cascade, traffic, plan, segment, len(rows), hours, seconds)
-            journal.append(marked(row))
-            rows.append(row)
-            hours = row.hours
-            if progress is not None:
-                done, total = round(3600 * hours), max(1, round(3600 * plan.hours))
-                progress("soaking, seconds", min(done, total), total)
-    return sum_up(plan, began, rows)
+        if not len(traffic):
+            raise DataError(f"{images.root}: no image has one answer at every batch size")
+        if state.start is None:
+            journal.append(marked(start))
+        if _hours(state.rows) < plan.hours:
+            _go_on(plan, cascade, traffic, journal, state, progress)
+    return sum_up(plan, began, state)
 
 
 def check_same(began: Start, start: Start, path: Path) -> None:
     """Raises when the state at `path` is of something else than what runs now."""
     differs = began.differs(start)
-    if differs == ["reference_sha256"]:
-        raise TargetError(
-            f"{path}: this process gives other answers, or reads other images, than the one that "
-            "began the soak, with the same bundle and target"
-        )
-    if differs:
-        words = ", ".join(f"{n} {getattr(began, n)!r}, now {getattr(start, n)!r}" for n in differs)
+    asked = [name for name in differs if name not in ANSWERS]
+    words = ", ".join(
+        f"{n} {getattr(began, n)!r}, now {getattr(start, n)!r}" for n in asked or differs
+    )
+    if asked:
         raise ConfigError(f"{path} was begun with {words}; give another --state, or delete it")
+    if differs:
+        raise TargetError(
+            f"{path}: this process gives other answers than the one that began the soak, to the "
+            f"same images with the same bundle and target: {words}"
+        )
+
+
+def _go_on(
+    plan: Plan,
+    cascade: Cascade,
+    traffic: Traffic,
+    journal: Journal,
+    state: State,
+    progress: Progress | None,
+) -> None:
+    """Add this process and its rows to the state and its file."""
+    segment = 1 + len(state.ends())
+
+    def note(event: str) -> None:
+        state.processes.append(Process(segment, event, _now()))
+        journal.append(marked(state.processes[-1]))
+
+    note(BEGAN)
+    end = STOPPED
+    try:
+        while (hours := _hours(state.rows)) < plan.hours:
+            seconds = min(plan.row_seconds, 3600 * (plan.hours - hours))
+            row, hung = minute(cascade, traffic, plan, segment, len(state.rows), hours, seconds)
+            journal.append(marked(row))
+            state.rows.append(row)
+            if hung:
+                end = HUNG
+                return
+            if progress is not None:
+                done, total = round(3600 * row.hours), max(1, round(3600 * plan.hours))
+                progress("soaking, seconds", min(done, total), total)
+        end = DONE
+    finally:
+        with suppress(OSError):  # no space for it either: the row's error says so
+            note(end)
 
 
 def minute(
@@ -116,8 +171,8 @@ def minute(
     number: int,
     hours: float,
     seconds: float,
-) -> Minute:
-    """One row: `plan.clients` threads for `seconds`, each with its own requests."""
+) -> tuple[Minute, bool]:
+    """One row: `plan.clients` threads for `seconds`, each with its own requests; did one hang?"""
     tallies = [Tally() for _ in range(plan.clients)]
     started = time.perf_counter()
 
@@ -130,15 +185,26 @@ def minute(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(max(0.0, started + seconds + plan.max_wait - time.perf_counter()))
+    hung = [tally for tally, thread in zip(tallies, threads, strict=True) if thread.is_alive()]
     took = time.perf_counter() - started
-    return _row(tallies, segment, hours + took / 3600, took)
+    for tally in hung:
+        tally.failed += 1
+        tally.examples.insert(0, f"no answer within {plan.max_wait:g} s: {_what(tally.asked)}")
+    return _row(tallies, segment, hours + took / 3600, took), bool(hung)
+
+
+def _what(asked: Request | None) -> str:
+    if asked is None:
+        return "no request was made"
+    more = len(asked.names) - 1
+    return asked.names[0] + (f" and {more} more in the batch" if more else "")
 
 
 def _ask(
     cascade: Cascade, traffic: Traffic, corrupt: float, rng: np.random.Generator, tally: Tally
 ) -> None:
-    request = traffic.request(rng, corrupt)
+    request = tally.asked = traffic.request(rng, corrupt)
     started = time.perf_counter()
     try:
         results = cascade.classify(list(request.images), batch_size=len(request.images))
@@ -185,12 +251,13 @@ def _row(tallies: list[Tally], segment: int, hours: float, seconds: float) -> Mi
     )
 
 
-def sum_up(plan: Plan, start: Start, rows: list[Minute]) -> Soak:
-    """The rows of all segments together.
+def sum_up(plan: Plan, start: Start, state: State) -> Soak:
+    """The rows of all processes together.
 
     Raises:
         ConfigError: there are none.
     """
+    rows = state.rows
     if not rows:
         raise ConfigError(f"--hours {plan.hours:g} is too short for a single row")
     return Soak(
@@ -199,7 +266,7 @@ def sum_up(plan: Plan, start: Start, rows: list[Minute]) -> Soak:
         start=start,
         wanted_hours=plan.hours,
         hours=rows[-1].hours,
-        segments=rows[-1].segment,
+        ends=state.ends(),
         rows=len(rows),
         requests=sum(row.requests for row in rows),
         images=sum(row.images for row in rows),
@@ -233,8 +300,18 @@ def _start(plan: Plan, cascade: Cascade, traffic: Traffic) -> Start:
         threads=plan.threads,
         corrupt=plan.corrupt,
         clients=plan.clients,
+        data_sha256=traffic.data_sha256,
         images=len(traffic),
-        left_out=traffic.left_out,
-        reference_sha256=traffic.digest(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        unreadable=traffic.unreadable,
+        unsteady=traffic.unsteady,
+        reference_sha256=traffic.reference_sha256(),
+        created=_now(),
     )
+
+
+def _hours(rows: list[Minute]) -> float:
+    return rows[-1].hours if rows else 0.0
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

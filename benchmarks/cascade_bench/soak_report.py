@@ -18,7 +18,7 @@ from rich.text import Text
 from cascade_bench.cells import numbers_right
 from cascade_bench.drift import LEAST_HOURS, LEAST_ROWS, Drift
 from cascade_bench.pictures import png
-from cascade_bench.soak_record import Minute, Soak
+from cascade_bench.soak_record import HUNG, LOST, Minute, Soak
 from cascade_calib.plots import COLOURS, LIMIT
 from cascade_calib.words import percent
 
@@ -34,8 +34,14 @@ def render(found: Soak) -> Iterator[Table | Text]:
         f"{found.hours:.3g} of {found.wanted_hours:g} hours in {found.segments} "
         f"process{'es' if found.segments > 1 else ''}"
     )
-    if start.left_out:
-        yield Text(f"{start.left_out} images left out: unreadable, or answered in several ways")
+    if start.unreadable:
+        yield Text(f"{start.unreadable} images left out: unreadable")
+    if start.unsteady:
+        yield Text(
+            f"{start.unsteady} of {start.images + start.unsteady} images left out: answered in "
+            "several ways at different batch sizes",
+            "yellow",
+        )
     yield _counts(found)
     yield _drifts(found.drifts)
     for text in found.examples:
@@ -45,6 +51,15 @@ def render(found: Soak) -> Iterator[Table | Text]:
 
 def verdict(found: Soak) -> str:
     """The last line."""
+    if not found.lost:
+        return _judged(found)
+    return (
+        f"{_judged(found)}; {found.lost} of {found.segments} processes ended without a word: a "
+        "crash, a kill, no memory or no power"
+    )
+
+
+def _judged(found: Soak) -> str:
     faults = []
     if found.wrong:
         faults.append(f"{found.wrong:,} wrong answers")
@@ -68,6 +83,8 @@ def _counts(found: Soak) -> Table:
     for name in ("requests", "images", "damaged", "wrong", "failed"):
         values = [f"{getattr(x, name):,}" for x in (found, first, last)]
         table.add_row({"wrong": "wrong answers", "failed": "calls failed"}.get(name, name), *values)
+    for end, told in ((LOST, "without a word"), (HUNG, "by a hang")):
+        table.add_row(f"processes ended {told}", str(found.ends.count(end)))
     words = {
         "p50_ms": "one image, p50, ms",
         "p99_ms": "one image, p99, ms",

@@ -8,7 +8,7 @@ Pillow's may differ by a level of 255.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from cascade_calib.labelled import LabelledImages, Progress
 from cascade_runtime.cascade import Cascade, Result
-from cascade_runtime.errors import DataError, ImageError
-from cascade_runtime.preprocess import ImageLike, decode_rgb
+from cascade_runtime.errors import ImageError
+from cascade_runtime.preprocess import ImageLike, decode_rgb, printable
 
 MOST_IMAGES = 128
 SEED = 0
@@ -53,13 +53,13 @@ class Request:
 
 
 class Traffic:
-    """Requests without end; `reference` is of every kind and image, `left_out` counts images that
-    cannot be read or are answered in different ways at different batch sizes."""
+    """Requests without end; `reference` is of every kind and image. Left out are `unreadable`
+    images, and `unsteady` ones, which are answered in several ways at different batch sizes."""
 
     def __init__(
         self, cascade: Cascade, images: LabelledImages, progress: Progress | None = None
     ) -> None:
-        """Ask for every answer once; raises DataError when no image gives a steady one."""
+        """Ask for every answer once."""
         order = np.random.default_rng(SEED).permutation(len(images))[:MOST_IMAGES]
         chosen = images.select(order)
         files = [images.root / name for name in chosen.paths]
@@ -74,27 +74,28 @@ class Traffic:
             for size in REFERENCE_BATCHES if each else ():
                 for seen, result in zip(answers[kind], cascade.classify(each, size), strict=True):
                     seen.add(answer_of(result) if not refused(result) else _REFUSED)
+        each_seen = [[answers[kind][row] for kind in KINDS] for row in range(len(readable))]
+        refusals = [{_REFUSED} in sets for sets in each_seen]
         steady = [
             row
-            for row in range(len(readable))
-            if all(len(answers[kind][row]) == 1 and _usable(answers[kind][row]) for kind in KINDS)
+            for row, sets in enumerate(each_seen)
+            if not refusals[row] and all(len(seen) == 1 for seen in sets)
         ]
-        if not steady:
-            raise DataError(f"{images.root}: no image has one answer at every batch size")
-        self.left_out = len(files) - len(steady)
+        self.unsteady = len(readable) - sum(refusals) - len(steady)
+        self.unreadable = len(files) - self.unsteady - len(steady)
+        self.data_sha256 = _digest(found.name.encode() + found.data for found in readable)
         self._images = [readable[row] for row in steady]
         self.reference = {k: [next(iter(answers[k][row])) for row in steady] for k in KINDS}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def digest(self) -> str:
-        """Of the images' contents and answers; another one is another soak."""
-        found = hashlib.sha256()
-        for row, image in enumerate(self._images):
-            found.update(f"{image.name} {[self.reference[k][row] for k in KINDS]}".encode())
-            found.update(image.data)
-        return found.hexdigest()
+    def reference_sha256(self) -> str:
+        """Of the steady images' answers."""
+        return _digest(
+            f"{image.name} {[self.reference[k][row] for k in KINDS]}".encode()
+            for row, image in enumerate(self._images)
+        )
 
     def request(self, rng: np.random.Generator, corrupt: float) -> Request:
         """The next call; every image of it is damaged with probability `corrupt`."""
@@ -106,7 +107,7 @@ class Traffic:
             row, kind = int(rng.integers(len(self))), str(rng.choice(KINDS))
             image = self._images[row]
             if rng.random() < corrupt:
-                fault = str(rng.choice(list(FAULTS)))
+                fault = str(rng.choice(image.faults))
                 images.append(FAULTS[fault](image.data))
                 names.append(f"{image.name}, {fault}")
                 expected.append(None)
@@ -134,16 +135,19 @@ FAULTS: dict[str, Callable[[bytes], ImageLike]] = {
     "floats": lambda data: np.zeros((4, 4, 3), np.float32),
     "no pixels": lambda data: np.zeros((0, 4, 3), np.uint8),
 }
-"""What is injected: all of it must be refused, and nothing beside it in the batch lost."""
+"""What is injected: all of it must be refused, and nothing beside it in the batch lost. Half a file
+can be a whole picture (a phone's film is behind it): only what `decode_rgb` refuses is injected.
+"""
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """One image as every kind of input."""
+    """One image as every kind of input, and the faults that leave nothing to be read of it."""
 
     name: str
     data: bytes
     kinds: dict[str, ImageLike]
+    faults: list[str]
 
 
 def _inputs(file: Path, max_pixels: int) -> _Inputs | None:
@@ -152,8 +156,21 @@ def _inputs(file: Path, max_pixels: int) -> _Inputs | None:
         array = np.asarray(decode_rgb(data, max_pixels=max_pixels))
     except (OSError, ImageError):
         return None
-    return _Inputs(file.name, data, {"file": str(file), "bytes": data, "array": array})
+    kinds: dict[str, ImageLike] = {"file": str(file), "bytes": data, "array": array}
+    faults = [name for name, damage in FAULTS.items() if not _readable(damage(data), max_pixels)]
+    return _Inputs(printable(file.name), data, kinds, faults)
 
 
-def _usable(answers: set[Answer]) -> bool:
-    return _REFUSED not in answers
+def _readable(image: ImageLike, max_pixels: int) -> bool:
+    try:
+        decode_rgb(image, max_pixels=max_pixels)
+    except ImageError:
+        return False
+    return True
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(hashlib.sha256(part).digest())  # so that none runs into the next
+    return found.hexdigest()

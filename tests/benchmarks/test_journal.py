@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,23 @@ def test_lines_are_there_for_the_next_writer(tmp_path: Path) -> None:
         assert second.entries == [{"row": 1}]
         second.append({"row": 2})
     assert journal.read(path) == [{"row": 1}, {"row": 2}]
+
+
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(path) as journal_:
+        journal_.append({"row": 1})
+        kept = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 5, hard))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                journal_.append({"row": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == kept
+        journal_.append({"row": 3})  # there is space again
+    assert journal.read(path) == [{"row": 1}, {"row": 3}]
 
 
 @pytest.mark.parametrize("torn", ['{"row": 2', '{"row": 2}', '{"ro\xe9'])

@@ -95,6 +95,7 @@ def test_undefined_figure_of_a_record_fails(bench: Bench, earlier: Path) -> None
         ("", "not the JSON"),
         ("[]", "not the JSON"),
         ("{}", "format is None"),
+        ('{"format": []}', "format is []"),
         ('{"format": "cascade-edge.bench", "version": 1}', "made_by"),
     ],
 )

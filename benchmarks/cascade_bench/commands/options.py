@@ -5,6 +5,7 @@ In: nothing. Out: decorators for click commands.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +98,18 @@ def batches(default: str) -> Callable[[F], F]:
         show_default=True,
         help="Batch sizes, with commas.",
     )
+
+
+class Finite(click.FloatRange):
+    """A number within its bounds: not `inf`, and not `nan`, which no bound keeps out."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} must be a finite number", param, ctx)
+        return number
 
 
 def _sizes(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +23,12 @@ if TYPE_CHECKING:
 @click.command("soak", short_help="Hours of mixed traffic with faults; resumable.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="Images: class folders, a CSV, or splits.json.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), required=True, help="How long.")
+@click.option(
+    "--hours",
+    type=options.Finite(0, 8784, min_open=True),
+    required=True,
+    help="How long, a year at most.",
+)
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -34,28 +43,35 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--corrupt",
-    type=click.FloatRange(0, 1),
+    type=options.Finite(0, 1),
     default=0.02,
     show_default=True,
     help="Share of images that are damaged.",
 )
 @click.option(
     "--row-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Finite(0, 86400, min_open=True),
     default=60.0,
     show_default=True,
     help="Of traffic, for each line of the state.",
 )
 @click.option(
+    "--max-wait",
+    type=options.Finite(0, 86400, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds without an answer to a call that are a hang, which ends the soak.",
+)
+@click.option(
     "--max-memory",
-    type=float,
+    type=options.Finite(),
     default=10.0,
     show_default=True,
     help="Allowed growth, MiB an hour.",
 )
 @click.option(
     "--max-slowdown",
-    type=float,
+    type=options.Finite(),
     default=10.0,
     show_default=True,
     help="Allowed growth of the median latency, percent an hour.",
@@ -73,6 +89,7 @@ def command(
     clients: int,
     corrupt: float,
     row_seconds: float,
+    max_wait: float,
     max_memory: float,
     max_slowdown: float,
     as_json: bool,
@@ -82,14 +99,14 @@ def command(
     """Ask BUNDLE for hours: files, bytes and arrays, batches of all sizes, damaged images between.
 
     Every answer is compared with the one given at the start. The same command goes on with a run
-    that was stopped or killed.
+    that was stopped or killed, and counts the processes that ended without a word.
 
-    Exit status: 0 passed, 6 a wrong answer, a call that failed, or memory or latency that grows
-    beyond its limit; 1 the data or the state is at fault, 2 the command line, 3 the bundle, 4 the
-    target cannot run here or answers otherwise than when the soak began.
+    Exit status: 0 passed, 6 a wrong answer, a call that failed or hangs, or memory or latency that
+    grows beyond its limit; 1 the data or the state is at fault, 2 the command line, 3 the bundle, 4
+    the target cannot run here or answers otherwise than when the soak began.
     """
     from cascade_bench.soak import Plan, soak
-    from cascade_bench.soak_record import Limits, read_file
+    from cascade_bench.soak_record import HUNG, Limits, read_file
     from cascade_bench.soak_report import draw, render
     from cascade_calib.progress import shown
 
@@ -106,18 +123,32 @@ def command(
         clients=clients,
         corrupt=corrupt,
         row_seconds=row_seconds,
+        max_wait=max_wait,
         limits=Limits(max_memory, max_slowdown),
     )
-    with shown() as progress:
+    with shown() as progress, _terminated_as_by_a_key():
         found = soak(plan, progress)
     finish(
         found.to_dict,
         lambda: render(found),
-        lambda: {"latency and memory over the hours": draw(found, read_file(state)[1])},
+        lambda: {"latency and memory over the hours": draw(found, read_file(state).rows)},
         f"{bundle.name}: soaked for {found.hours:.3g} hours",
         as_json=as_json,
         plot=plot,
         report=report,
     )
+    if found.ends[-1] == HUNG:
+        sys.stdout.flush()
+        os._exit(MISSED_STATUS)  # an orderly exit would wait for the thread that hangs
     if not found.passed:
         sys.exit(MISSED_STATUS)
+
+
+@contextmanager
+def _terminated_as_by_a_key() -> Iterator[None]:
+    """SIGTERM is KeyboardInterrupt, as SIGINT is, so that the state says that it was stopped."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
