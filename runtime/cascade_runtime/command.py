@@ -21,7 +21,7 @@ MISSED_STATUS = 6  # cascade-bench: a limit is missed
 ALARM_STATUS = 7  # cascade-calibrate drift: an alarm
 
 # The machine's state, not a bug: no space, no permission, a read-only or full quota'd disk.
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT}
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EFBIG}
 
 
 def run_command(group: click.Group) -> None:
