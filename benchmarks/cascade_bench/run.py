@@ -73,6 +73,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
+    if plan.runtime == "native":
+        native.command()  # says so now where it is not built
     cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads)
     images = labelled(plan, cascade)
     with open_workload(cascade, images, progress) as work:

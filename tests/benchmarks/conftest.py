@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cascade_bench import cli, footprint
+from cascade_bench import cli, footprint, journal, pictures
 from cascade_runtime.cascade import Cascade
 
 from ..runtime.conftest import ONNX, Sample, make_images, sample, template
@@ -55,6 +57,17 @@ def bench(
         return Done(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture, page or line of a journal can be written any more."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pictures, "write", full)
+    monkeypatch.setattr(journal.Journal, "append", full)
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         given = given_of(plan.run, cascade, threads, Path(folder))
         tell = _Steps(progress)
         ours = own(cascade, plan.runtime)
-        peers, absent = gather(given, plan.families, tell.peers(len(plan.families)))
+        blocks = [drawn.block(0, size) for size in plan.batches]
+        peers, absent = gather(given, plan.families, tell.peers(len(plan.families)), blocks)
         contenders = [*ours, *peers]
         for contender in contenders:
             open_ones.callback(contender.close)
