@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cascade_bench import cli, footprint, journal, pictures
+from cascade_runtime import bundle
 from cascade_runtime.cascade import Cascade
 
 from ..runtime.conftest import ONNX, Sample, make_images, sample, template
@@ -68,6 +69,18 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pictures, "write", full)
     monkeypatch.setattr(journal.Journal, "append", full)
+
+
+def for_a_gpu(folder: Path) -> str:
+    """Make the bundle's ONNX Runtime target one of a GPU, as its manifest says; its new name."""
+    new = f"{ONNX.removesuffix('cpu')}cuda"
+    said = json.loads((folder / bundle.MANIFEST).read_bytes())
+    for part in ("targets", "decision", "certificates"):
+        said[part][new] = said[part].pop(ONNX)
+    said["targets"][new]["device"] = "cuda"
+    (folder / bundle.MANIFEST).write_text(json.dumps(said))
+    bundle.seal(folder)
+    return new
 
 
 @pytest.fixture

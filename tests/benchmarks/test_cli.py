@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cascade_bench import cli, record
+from cascade_bench.workload import bundle_sha256
 from cascade_calib.splits_file import Entry, Splits, content_hash, write_splits
 from cascade_runtime import manifest, native_abi
 
@@ -29,13 +30,24 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     found, text = done.record, str(record.__doc__)
     assert (found["format"], found["version"]) == ("cascade-edge.bench", 1)
     assert set(found) == {
-        *("format", "version", "made_by", "bundle", "runtime", "target", "why", "machine"),
+        *(
+            "format",
+            "version",
+            "made_by",
+            "bundle",
+            "bundle_sha256",
+            "runtime",
+            "target",
+            "why",
+            "machine",
+        ),
         *("noisy", "workload", "latency", "throughput", "file_throughput", "comparison"),
         *("energy", "load", "thread_sweep"),
         *("stages", "footprint", "own", "native", "quality", "certificate", "checks", "passed"),
     }
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
     assert found["runtime"] == "python" and found["native"] is None
+    assert found["bundle_sha256"] == bundle_sha256(template.path)
     assert [part["batch"] for part in found["own"]] == [8, 32]
     assert found["target"] == ONNX and found["machine"]["threads"] == 1
     assert set(found["latency"]) == {"decision", "engine", "warm_up"}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,9 @@ from cascade_bench.compare.tables import times
 from cascade_bench.compare.words import how_batch
 from cascade_bench.peers import contender, litserve, own, transformers, triton
 from cascade_bench.peers.contender import Absent, Contender, Given
+from cascade_bench.workload import bundle_sha256
+from cascade_runtime import manifest
+from cascade_runtime.bundle import MANIFEST
 from cascade_runtime.preprocess import load_image
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import read_config
@@ -32,7 +37,8 @@ from cascade_train.exits import CascadeModel, normalize
 from cascade_train.presets import preset
 
 from ..compile.conftest import SIDE, Made, Trained, made, trained
-from .conftest import Done
+from ..runtime.conftest import make_certificate, rewrite
+from .conftest import Done, for_a_gpu
 from .test_schemas import check
 
 __all__ = ["made", "trained"]
@@ -95,7 +101,7 @@ def test_libcascade_is_compared_with_python_beside_it(compare: Bench, native: No
         assert rows[own.CASCADE][figure] == rows[own.IN_PYTHON][figure]
 
 
-def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> None:
+def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench, made: Made) -> None:
     done = compare("--json", "--peers", FAST)
     assert done.status == 0, done.err
     found, text = done.record, str(record.__doc__)
@@ -106,6 +112,7 @@ def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> 
     assert list(by_name)[:2] == [own.CASCADE, own.ALWAYS_FULL]
     assert {"transformers pipeline fp32", "torch eager bf16", "onnxruntime fp32"} < set(by_name)
     assert [name for name, one in by_name.items() if one["certified"]] == [own.CASCADE]
+    assert found["bundle_sha256"] == bundle_sha256(made.path)
     for name, one in by_name.items():
         assert one["coverage"]["of"] == found["sample"]["images"] == 40
         assert name == own.CASCADE or one["coverage"]["value"] == 1.0
@@ -153,6 +160,41 @@ def test_files_that_cannot_be_written_are_told_before_anything_is_measured(
     for option, name in (("--plot", "a.jpg"), ("--report", "a.png"), ("--report", "no/a.html")):
         done = compare(option, tmp_path / name)
         assert done.status == 1 and done.out == "" and done.err.startswith(f"error: {option}")
+
+
+def test_target_of_a_gpu_is_refused_beside_peers_of_the_processor(
+    bench: Bench, made: Made, trained: Trained, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made.path, tmp_path / "gpu.cascade"))
+    asked = ("--run", trained.run, "--data", trained.run / "splits.json", *LEAST)
+    done = bench("compare", bundle, "--target", for_a_gpu(bundle), *asked, quick=False)
+    assert done.status == 4 and done.out == "" and done.err.count("\n") == 1
+    assert "peers run on the processor" in done.err and "--target openvino/" in done.err
+
+
+def test_infeasible_bundle_promises_nothing(
+    bench: Bench, made: Made, trained: Trained, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made.path, tmp_path / "nothing.cascade"))
+    was = manifest.decode((bundle / MANIFEST).read_bytes())
+    replaced, decision = msgspec.structs.replace, next(iter(was.decision.values()))
+    shut = replaced(decision, exits=tuple(replaced(x, tau_logit=None) for x in decision.exits))
+    certificates = {
+        name: replaced(
+            make_certificate(was.preprocess, shut, each.engines),
+            status="INFEASIBLE",
+        )
+        for name, each in was.certificates.items()
+    }
+    decisions = dict.fromkeys(was.decision, shut)
+    rewrite(bundle, replaced(was, decision=decisions, certificates=certificates))
+    asked = ("--run", trained.run, "--data", trained.run / "splits.json", *LEAST)
+    page = tmp_path / "page.html"
+    done = bench("compare", bundle, *asked, "--peers", "triton", "--report", page, quick=False)
+    assert done.status == 0, done.err
+    text = " ".join(page.read_text().split())
+    assert "INFEASIBLE: nothing is promised, every image is deferred" in text
+    assert "INFEASIBLE, at most" not in text + done.out
 
 
 def test_unknown_peer_and_batch_are_told(compare: Bench) -> None:
