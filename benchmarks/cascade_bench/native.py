@@ -119,13 +119,21 @@ def _speedup(
     return ratio_of(times[:, 0], times[:, 1], images), (float(rates[0]), float(rates[1]))
 
 
+def command() -> Path:
+    """What starts the fresh processes.
+
+    Raises:
+        TargetError: it is not built.
+    """
+    found = Path(library_path()).with_name(COMMAND)
+    if not found.exists():
+        raise TargetError(f"{found} is not there; make native builds it beside libcascade")
+    return found
+
+
 def _run(*words: str) -> dict[str, Any]:
-    library = library_path()
-    command = Path(library).with_name(COMMAND)
-    if not command.exists():
-        raise TargetError(f"{command} is not there; make native builds it beside libcascade")
     done = subprocess.run(
-        [command, *words],
+        [command(), *words],
         env=engine_environment(),
         capture_output=True,
         text=True,

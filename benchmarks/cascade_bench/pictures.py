@@ -7,6 +7,7 @@ pyplot, and no display is needed.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def check_path(path: Path | None, option: str = "--plot", suffix: str = ".png") 
     """Say what is wrong with the name before a minute of measuring, not after it.
 
     Raises:
-        ConfigError: of another kind, or in a folder that is not there.
+        ConfigError: of another kind, a folder, or in one that is not there or cannot be written to.
     """
     if path is None:
         return
@@ -42,6 +43,10 @@ def check_path(path: Path | None, option: str = "--plot", suffix: str = ".png") 
         raise ConfigError(f"{option} {str(path)!r} must end in {suffix}")
     if not path.parent.is_dir():
         raise ConfigError(f"{option}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise ConfigError(f"{option} {str(path)!r} is a folder, must be a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: nothing can be written to the folder {path.parent}")
 
 
 @contextmanager

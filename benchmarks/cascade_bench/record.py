@@ -5,7 +5,8 @@ added within a version. Times end in `_ms` or `_s`, rates are images a second, s
 a figure that is undefined is null. `cascade-bench schema run` prints its JSON Schema.
 
     format, version, made_by      which form this is; versions, command, commit, machine, time
-    bundle, runtime, target, why  what ran, and why this target
+    bundle, bundle_sha256         what ran, and the hash of its SHA256SUMS
+    runtime, target, why          who asked its engines, which of its targets, and why this one
     machine                       cpu, device, cores, affinity, clocks, threads, system, versions,
                                   load_before, load_after
     noisy                         the machine was too uneven: comparison.spread is above 1.3
@@ -72,6 +73,7 @@ class Record:
 
     made_by: MadeBy
     bundle: str
+    bundle_sha256: str
     runtime: str
     target: str
     why: str

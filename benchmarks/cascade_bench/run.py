@@ -28,7 +28,14 @@ from cascade_bench import (
 from cascade_bench.fresh import Order, used
 from cascade_bench.limits import Check, Limits, judge
 from cascade_bench.record import Record, WorkloadRecord
-from cascade_bench.workload import SEED, Runtime, Workload, open_workload, split_read
+from cascade_bench.workload import (
+    SEED,
+    Runtime,
+    Workload,
+    bundle_sha256,
+    open_workload,
+    split_read,
+)
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import LabelledImages, read_labelled
 from cascade_calib.progress import Progress
@@ -73,6 +80,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
+    if plan.runtime == "native":
+        native.command()  # says so now where it is not built
     cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads)
     images = labelled(plan, cascade)
     with open_workload(cascade, images, progress) as work:
@@ -138,6 +147,7 @@ def _measure(
     return Record(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
+        bundle_sha256=bundle_sha256(plan.bundle),
         runtime=plan.runtime,
         target=cascade.target,
         why=cascade.why,

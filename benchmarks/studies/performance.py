@@ -2,8 +2,9 @@
 
 In: the demo's network, and a folder to work in. Out: one record a measurement, exactly what a verb
 of `cascade-bench` prints with `--json`, in WORK/records; and from these alone, the page with its
-pictures. What is there is neither made nor measured again, so a stopped one goes on. Bundles of
-ViTs are those of `peers.py`: random backbones with trained heads.
+pictures. What is there is neither made nor measured again, so a stopped one goes on; a record of a
+bundle that has been made anew since is. Bundles of ViTs are those of `peers.py`: random backbones
+with trained heads.
 
     python benchmarks/studies/performance.py                         # all of it
     python benchmarks/studies/performance.py measure --only vits16 --again
@@ -12,6 +13,7 @@ ViTs are those of `peers.py`: random backbones with trained heads.
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 import click
 
 from cascade_bench.pictures import write
+from cascade_bench.workload import bundle_sha256
 from cascade_runtime.command import MISSED_STATUS
 from cascade_runtime.errors import CascadeError
 
@@ -137,19 +140,30 @@ def _targets(bundle: Path) -> list[str]:
     ]
 
 
-def measure(records: Path, name: str, words: Sequence[str], again: bool) -> None:
-    """One record, unless it is there.
+def measure(records: Path, name: str, words: Sequence[str], sha256: str, again: bool) -> None:
+    """One record, unless it is there and of this very bundle.
 
     Raises:
         click.ClickException: the verb failed; a limit that is missed is a result.
     """
     record = records / f"{name}.json"
     if record.exists() and not again:
-        click.echo(f"{name}: is there", err=True)
-        return
+        if measured_of(record) == sha256:
+            click.echo(f"{name}: is there", err=True)
+            return
+        click.echo(f"{name}: is of another bundle and measured again", err=True)
     started = time.monotonic()
     write(record, _record(["cascade-bench", *words, "--json"]))
     click.echo(f"{name}: {time.monotonic() - started:.0f} s", err=True)
+
+
+def measured_of(record: Path) -> str | None:
+    """The hash of the bundle that a record is of; None where it has none or is no record."""
+    try:
+        found = json.loads(record.read_bytes())
+    except ValueError:
+        return None
+    return found.get("bundle_sha256") if isinstance(found, dict) else None
 
 
 def _record(words: Sequence[str]) -> bytes:
@@ -227,8 +241,9 @@ def main(
             settings = Settings(seconds, rounds, threads, peers)
             for network in networks:
                 run, bundle = made(network, demo, work)
+                sha256 = bundle_sha256(bundle)
                 for name, words in commands(network, run, bundle, settings):
-                    measure(records, name, words, again)
+                    measure(records, name, words, sha256, again)
         if step != "measure":
             from performance_page import write_page
 

@@ -52,6 +52,12 @@ class Measured:
     def title(self) -> str:
         return TITLES[self.name]
 
+    @property
+    def bundles(self) -> set[str]:
+        """The hashes of what its records are of."""
+        compared = [] if self.compare is None else [self.compare]
+        return {x.bundle_sha256 for x in [*self.runs.values(), *compared, *self.rooflines]}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -68,7 +74,8 @@ def read(folder: Path) -> list[Measured]:
     """Every network that has a record.
 
     Raises:
-        DataError: a file is no record of the verb that its name says.
+        DataError: a file is no record of the verb that its name says, or those of a network are of
+            more than one bundle.
     """
     found = []
     for name in TITLES:
@@ -80,7 +87,12 @@ def read(folder: Path) -> list[Measured]:
             one.compare = _parsed(path, compare.Record)
         for path in sorted(folder.glob(f"{name}-roofline-*.json")):
             one.rooflines.append(_parsed(path, Roofline))
-        if one != Measured(name):
+        if len(one.bundles) > 1:
+            raise DataError(
+                f"{folder}/{name}-*.json are of {len(one.bundles)} bundles; measure makes those of "
+                "older ones anew; remove what it leaves"
+            )
+        if one.bundles:
             found.append(one)
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cascade_bench import cli, footprint
+from cascade_bench import cli, footprint, journal, pictures
+from cascade_runtime import bundle
 from cascade_runtime.cascade import Cascade
 
 from ..runtime.conftest import ONNX, Sample, make_images, sample, template
@@ -55,6 +58,29 @@ def bench(
         return Done(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture, page or line of a journal can be written any more."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pictures, "write", full)
+    monkeypatch.setattr(journal.Journal, "append", full)
+
+
+def for_a_gpu(folder: Path) -> str:
+    """Make the bundle's ONNX Runtime target one of a GPU, as its manifest says; its new name."""
+    new = f"{ONNX.removesuffix('cpu')}cuda"
+    said = json.loads((folder / bundle.MANIFEST).read_bytes())
+    for part in ("targets", "decision", "certificates"):
+        said[part][new] = said[part].pop(ONNX)
+    said["targets"][new]["device"] = "cuda"
+    (folder / bundle.MANIFEST).write_text(json.dumps(said))
+    bundle.seal(folder)
+    return new
 
 
 @pytest.fixture

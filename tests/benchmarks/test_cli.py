@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cascade_bench import cli, record
+from cascade_bench.workload import bundle_sha256
 from cascade_calib.splits_file import Entry, Splits, content_hash, write_splits
 from cascade_runtime import manifest, native_abi
 
@@ -29,13 +30,24 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     found, text = done.record, str(record.__doc__)
     assert (found["format"], found["version"]) == ("cascade-edge.bench", 1)
     assert set(found) == {
-        *("format", "version", "made_by", "bundle", "runtime", "target", "why", "machine"),
+        *(
+            "format",
+            "version",
+            "made_by",
+            "bundle",
+            "bundle_sha256",
+            "runtime",
+            "target",
+            "why",
+            "machine",
+        ),
         *("noisy", "workload", "latency", "throughput", "file_throughput", "comparison"),
         *("energy", "load", "thread_sweep"),
         *("stages", "footprint", "own", "native", "quality", "certificate", "checks", "passed"),
     }
     assert all(f"\n    {name}" in text or f", {name}" in text for name in found)
     assert found["runtime"] == "python" and found["native"] is None
+    assert found["bundle_sha256"] == bundle_sha256(template.path)
     assert [part["batch"] for part in found["own"]] == [8, 32]
     assert found["target"] == ONNX and found["machine"]["threads"] == 1
     assert set(found["latency"]) == {"decision", "engine", "warm_up"}
@@ -71,6 +83,7 @@ def test_native_runtime_without_its_command_says_what_builds_it(
 ) -> None:
     alone = shutil.copy(native_abi.library_path(), tmp_path)
     monkeypatch.setattr("cascade_bench.native.library_path", lambda: str(alone))
+    monkeypatch.setattr("cascade_bench.latency.measure", lambda *_: pytest.fail("was measured"))
     done = bench(template.path, "--runtime", "native", *EASY)
     assert done.status == 4 and "make native" in done.err
 
@@ -178,10 +191,21 @@ def test_report_that_cannot_be_written_is_told_before_anything_is_measured(
 def test_plot_that_cannot_be_written_is_told_before_anything_is_measured(
     bench: Bench, template: Sample, tmp_path: Path
 ) -> None:
-    for plot in (tmp_path / "bench.jpg", tmp_path / "nowhere" / "bench.png"):
+    (tmp_path / "folder.png").mkdir()
+    for name in ("bench.jpg", "nowhere/bench.png", "folder.png"):
+        plot = tmp_path / name
         done = bench(template.path, "--plot", plot)
         assert done.status == 1 and done.out == ""
         assert done.err.startswith("error: --plot") and done.err.count("\n") == 1
+
+
+def test_what_was_measured_is_printed_though_a_picture_cannot_be_written(
+    bench: Bench, template: Sample, tmp_path: Path, full_disk: None
+) -> None:
+    for option, name in (("--plot", "bench.png"), ("--report", "bench.html")):
+        done = bench(template.path, "--json", option, tmp_path / name, *EASY)
+        assert done.status == 1 and "No space left" in done.err
+        assert done.record["passed"] is True
 
 
 def test_damaged_bundle_is_one_line_and_status_three(bench: Bench, sample: Sample) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,6 +27,9 @@ from cascade_bench.compare.tables import times
 from cascade_bench.compare.words import how_batch
 from cascade_bench.peers import contender, litserve, own, transformers, triton
 from cascade_bench.peers.contender import Absent, Contender, Given
+from cascade_bench.workload import bundle_sha256
+from cascade_runtime import manifest
+from cascade_runtime.bundle import MANIFEST
 from cascade_runtime.preprocess import load_image
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import read_config
@@ -30,7 +37,8 @@ from cascade_train.exits import CascadeModel, normalize
 from cascade_train.presets import preset
 
 from ..compile.conftest import SIDE, Made, Trained, made, trained
-from .conftest import Done
+from ..runtime.conftest import make_certificate, rewrite
+from .conftest import Done, for_a_gpu
 from .test_schemas import check
 
 __all__ = ["made", "trained"]
@@ -39,6 +47,19 @@ Bench = Callable[..., Done]
 LEAST = ("--rounds", 2, "--seconds", 0, "--batch", "2,4", "--images", 40, "--threads", 1)
 NAMES = (own.CASCADE, own.ALWAYS_FULL, "onnxruntime fp32", "triton")
 FAST = "transformers,torch,onnxruntime,openvino"
+FRAGILE = """
+import numpy as np
+from pathlib import Path
+from cascade_bench.peers.contender import Contender
+
+def contenders(given):
+    def classify(files, batch):
+        if batch == 4:
+            raise ValueError("\\nno kernel for a batch of 4\\nand more lines")
+        return np.zeros(len(files), np.int8)
+
+    return [Contender("fragile", "", classify, None, Path({closed!r}).touch)]
+"""
 
 
 @pytest.fixture
@@ -80,7 +101,7 @@ def test_libcascade_is_compared_with_python_beside_it(compare: Bench, native: No
         assert rows[own.CASCADE][figure] == rows[own.IN_PYTHON][figure]
 
 
-def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> None:
+def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench, made: Made) -> None:
     done = compare("--json", "--peers", FAST)
     assert done.status == 0, done.err
     found, text = done.record, str(record.__doc__)
@@ -91,6 +112,7 @@ def test_everybody_is_measured_and_judged_on_the_same_images(compare: Bench) -> 
     assert list(by_name)[:2] == [own.CASCADE, own.ALWAYS_FULL]
     assert {"transformers pipeline fp32", "torch eager bf16", "onnxruntime fp32"} < set(by_name)
     assert [name for name, one in by_name.items() if one["certified"]] == [own.CASCADE]
+    assert found["bundle_sha256"] == bundle_sha256(made.path)
     for name, one in by_name.items():
         assert one["coverage"]["of"] == found["sample"]["images"] == 40
         assert name == own.CASCADE or one["coverage"]["value"] == 1.0
@@ -124,12 +146,55 @@ def test_tables_plot_and_page_name_everybody(compare: Bench, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "pareto.png"]
 
 
+def test_a_comparison_is_printed_though_its_page_cannot_be_written(
+    compare: Bench, tmp_path: Path, full_disk: None
+) -> None:
+    done = compare("--json", "--peers", "onnxruntime", "--report", tmp_path / "a.html")
+    assert done.status == 1 and "No space left" in done.err
+    assert len(done.record["batches"]) == 2
+
+
 def test_files_that_cannot_be_written_are_told_before_anything_is_measured(
     compare: Bench, tmp_path: Path
 ) -> None:
     for option, name in (("--plot", "a.jpg"), ("--report", "a.png"), ("--report", "no/a.html")):
         done = compare(option, tmp_path / name)
         assert done.status == 1 and done.out == "" and done.err.startswith(f"error: {option}")
+
+
+def test_target_of_a_gpu_is_refused_beside_peers_of_the_processor(
+    bench: Bench, made: Made, trained: Trained, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made.path, tmp_path / "gpu.cascade"))
+    asked = ("--run", trained.run, "--data", trained.run / "splits.json", *LEAST)
+    done = bench("compare", bundle, "--target", for_a_gpu(bundle), *asked, quick=False)
+    assert done.status == 4 and done.out == "" and done.err.count("\n") == 1
+    assert "peers run on the processor" in done.err and "--target openvino/" in done.err
+
+
+def test_infeasible_bundle_promises_nothing(
+    bench: Bench, made: Made, trained: Trained, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(made.path, tmp_path / "nothing.cascade"))
+    was = manifest.decode((bundle / MANIFEST).read_bytes())
+    replaced, decision = msgspec.structs.replace, next(iter(was.decision.values()))
+    shut = replaced(decision, exits=tuple(replaced(x, tau_logit=None) for x in decision.exits))
+    certificates = {
+        name: replaced(
+            make_certificate(was.preprocess, shut, each.engines),
+            status="INFEASIBLE",
+        )
+        for name, each in was.certificates.items()
+    }
+    decisions = dict.fromkeys(was.decision, shut)
+    rewrite(bundle, replaced(was, decision=decisions, certificates=certificates))
+    asked = ("--run", trained.run, "--data", trained.run / "splits.json", *LEAST)
+    page = tmp_path / "page.html"
+    done = bench("compare", bundle, *asked, "--peers", "triton", "--report", page, quick=False)
+    assert done.status == 0, done.err
+    text = " ".join(page.read_text().split())
+    assert "INFEASIBLE: nothing is promised, every image is deferred" in text
+    assert "INFEASIBLE, at most" not in text + done.out
 
 
 def test_unknown_peer_and_batch_are_told(compare: Bench) -> None:
@@ -169,6 +234,41 @@ def test_triton_without_its_server_is_absent(given: Given, monkeypatch: pytest.M
     monkeypatch.setattr(triton.shutil, "which", lambda name: None)
     [absent] = triton.contenders(given)
     assert isinstance(absent, Absent) and "not on the PATH" in absent.reason
+
+
+def test_triton_without_a_part_of_its_client_starts_no_server(
+    given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What `pip install tritonclient` without [http] leaves."""
+    lacking = 'raise RuntimeError("The installation does not include http support.")'
+    started = triton_of(tmp_path, lacking, monkeypatch)
+    here, absent = peers.gather(given, ("triton",))
+    assert here == [] and not started.exists()
+    assert "does not include http support" in absent[0].reason
+
+
+def test_triton_that_never_serves_is_ended_and_absent(
+    given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(triton, "START_S", 1.0)
+    refusing = "class InferenceServerClient:\n    def __init__(self, url): pass"
+    started = triton_of(tmp_path, refusing, monkeypatch)
+    here, absent = peers.gather(given, ("triton",))
+    assert here == [] and "did not make the model ready" in absent[0].reason
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def triton_of(folder: Path, client: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server that only runs, and this text as its client; the file that tells of its start."""
+    package = folder / "site" / "tritonclient"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "http.py").write_text(client)
+    imported_from(package.parent, monkeypatch, "tritonclient", "tritonclient.http")
+    started = folder / "started"
+    program(folder / "site", triton.SERVER, f"echo $$ > {started}; exec sleep 60", monkeypatch)
+    return started
 
 
 def test_triton_repository_holds_the_plain_export(given: Given) -> None:
@@ -220,6 +320,53 @@ def test_pipeline_scales_images_as_the_bundle_does(given: Given, files: list[Pat
     ours = normalize(torch.from_numpy(load_image(files[0], given.preprocess))[None])
     # 2 levels of 255: a processor that resizes floats does not round in between
     torch.testing.assert_close(theirs, ours, rtol=0, atol=2 / 255 / 0.224)
+
+
+@pytest.fixture
+def fragile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A family that fails in batches of 4 and one that cannot be imported; back comes the file
+    that tells that the first was closed."""
+    closed = tmp_path / "closed"
+    (tmp_path / "fragile_peer.py").write_text(FRAGILE.format(closed=str(closed)))
+    (tmp_path / "broken_peer.py").write_text("raise OSError('libgone.so: cannot open')")
+    imported_from(tmp_path, monkeypatch, "fragile_peer", "broken_peer")
+    monkeypatch.setitem(peers.FAMILIES, "fragile", "fragile_peer")
+    monkeypatch.setitem(peers.FAMILIES, "broken", "broken_peer")
+    return closed
+
+
+def test_a_peer_that_fails_is_listed_and_the_rest_goes_on(compare: Bench, fragile: Path) -> None:
+    done = compare("--json", "--peers", "fragile,broken,onnxruntime")
+    assert done.status == 0, done.err
+    names = [one["name"] for one in done.record["contenders"]]
+    assert names == [own.CASCADE, own.ALWAYS_FULL, "onnxruntime fp32"] and fragile.exists()
+    assert done.record["absent"] == [
+        {"name": "fragile", "reason": "failed with ValueError: no kernel for a batch of 4"},
+        {"name": "broken", "reason": "failed with OSError: libgone.so: cannot open"},
+    ]
+
+
+def test_what_was_started_ends_with_an_interrupted_comparison(
+    given: Given, fragile: Path, files: list[Path]
+) -> None:
+    def interrupted(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        peers.gather(given, ("fragile",), interrupted, [sample_of(files).block(0, 2)])
+    assert fragile.exists()
+
+
+@pytest.mark.slow
+def test_torch_compile_with_a_compiler_that_fails_is_absent(
+    given: Given, files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program(tmp_path, "g++", "echo 'Python.h: No such file' >&2; exit 1", monkeypatch)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    pixels = np.stack([load_image(file, given.preprocess) for file in files])
+    here, absent = peers.gather(given, ("torch.compile",), blocks=[(files, pixels)])
+    assert here == [] and len(absent) == 2
+    assert all(one.reason.startswith("failed with ") for one in absent)
 
 
 @pytest.mark.slow
@@ -306,6 +453,21 @@ def test_pareto_front_leaves_out_who_is_beaten() -> None:
     points = [(10.0, 0.04), (20.0, 0.04), (30.0, 0.01), (40.0, 0.02), (25.0, 0.05)]
     assert pareto(points) == [(30.0, 0.01), (40.0, 0.02)]
     assert pareto([(1.0, 0.5)]) == [(1.0, 0.5)]
+
+
+def imported_from(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These modules are those of this folder, and are forgotten behind the test."""
+    monkeypatch.syspath_prepend(folder)
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+
+
+def program(folder: Path, name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that the PATH has before all others."""
+    (folder / name).write_text(f"#!/bin/sh\n{order}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 def expected(given: Given, files: list[Path]) -> np.ndarray:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import cascade_runtime
+from cascade_bench import journal
 from cascade_bench.fresh import Order, Run
-from cascade_bench.history import ERROR, METRICS, Plan, judge, start
+from cascade_bench.history import ERROR, METRICS, Plan, entries, judge, start
 from cascade_bench.revisions import checked_out, own_checkout, revision
 from cascade_runtime.errors import ConfigError, TargetError
 
@@ -105,7 +106,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_slower_commit_is_status_six_and_is_kept(
-    bench: Bench, template: Sample, repository: Path, tmp_path: Path
+    bench: Bench,
+    template: Sample,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     state, plot, page = (tmp_path / name for name in ("h.jsonl", "h.png", "h.html"))
     revisions = ["--repository", repository, "--baseline", "HEAD~2", "--rev", "HEAD~1"]
@@ -132,6 +138,14 @@ def test_slower_commit_is_status_six_and_is_kept(
     assert "Ratios" in page.read_text()
     listed = bench("history", "--show", "--state", state, "--json", quick=False).record
     assert [x["passed"] for x in listed["entries"]] == [False, False]
+
+    kept = entries(journal.read(state), state)[0]
+    monkeypatch.setattr("cascade_bench.history.compare", lambda *_: kept)
+    assert bench(*words, "--json", quick=False).record == entry
+    assert len(journal.read(state)) == 3
+    request.getfixturevalue("full_disk")
+    done = bench(*words, "--json", "--plot", plot, quick=False)  # printed, though it is not kept
+    assert done.status == 1 and "No space left" in done.err and done.record == entry
 
 
 def test_process_that_imports_another_runtime_is_refused(template: Sample, tmp_path: Path) -> None:

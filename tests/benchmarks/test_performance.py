@@ -85,6 +85,24 @@ def test_what_is_there_is_not_measured_again(kept: Kept) -> None:
     assert lost.exists() and {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize("was", ["0" * 64, None])
+def test_record_of_another_bundle_is_measured_again(
+    kept: Kept, was: str | None, tmp_path: Path
+) -> None:
+    run = kept.records[-1]
+    mine = json.loads(run.read_bytes())["bundle_sha256"]
+    change(
+        run, lambda found: found.update(bundle_sha256=was) if was else found.pop("bundle_sha256")
+    )
+    refused = performance("page", "--work", kept.work, "--write", tmp_path / "page.md")
+    assert refused.returncode == 1
+    assert ("of 2 bundles" if was else "bundle_sha256") in refused.stderr
+    done = kept.measure()
+    assert done.returncode == 0 and done.stderr.count("is there") == 3
+    assert f"{run.stem}: is of another bundle" in done.stderr
+    assert json.loads(run.read_bytes())["bundle_sha256"] == mine
+
+
 def test_page_has_a_table_for_every_record_and_is_the_same_each_time(
     kept: Kept, tmp_path: Path
 ) -> None:

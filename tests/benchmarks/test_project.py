@@ -12,8 +12,8 @@ from PIL import Image
 
 from cascade_bench.project import record, work
 from cascade_bench.project.devices import Device, device, published
+from cascade_bench.project.fit import Compared, Fit, efficiency_of, fit
 from cascade_bench.project.fit import Sample as Timed
-from cascade_bench.project.fit import efficiency_of, fit
 from cascade_bench.project.predict import (
     ASSUMED,
     Efficiency,
@@ -21,6 +21,7 @@ from cascade_bench.project.predict import (
     needed_exit_rate,
     stage_seconds,
 )
+from cascade_bench.project.report import _around
 from cascade_bench.project.work import Work, of_preset, of_stages
 from cascade_bench.roofline import gemm, measure
 from cascade_compile.stages import describe
@@ -166,6 +167,21 @@ def test_error_is_that_of_what_the_fit_had_not_seen() -> None:
     assert errors["slow"] == pytest.approx(-0.5, abs=0.05)
     assert errors["quick"] == pytest.approx(1.0, abs=0.1)
     assert found.largest_error == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("off", [0.5, 1.6])  # predicted at half its time, or at 1.6 times it
+def test_range_holds_what_was_measured_of_every_held_out_stage(off: float) -> None:
+    samples = timed("a", MIDDLE)
+    wrong = [off, *[1.0] * (len(samples) - 1)]
+    compared = [Compared(x, by * x.seconds) for x, by in zip(samples, wrong, strict=True)]
+    slow, likely, fast = _around(Fit(MACHINE, MIDDLE, tuple(compared), "its stage"))
+    sample = samples[0]
+
+    def seconds(efficiency: Efficiency) -> float:
+        return stage_seconds(sample.work, MACHINE, "int8", efficiency, sample.batch, 1.0)
+
+    low, high = (seconds(x) / seconds(likely) * off * sample.seconds for x in (fast, slow))
+    assert low <= sample.seconds * (1 + 1e-9) and sample.seconds <= high * (1 + 1e-9)
 
 
 def test_stages_are_held_out_of_one_bundle_and_nothing_of_one_stage() -> None:

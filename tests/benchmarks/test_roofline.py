@@ -17,12 +17,13 @@ from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
 from cascade_bench.roofline.layers import LIBRARIES, Layer
 from cascade_bench.roofline.roof import Roof
 from cascade_bench.timing import in_rounds
+from cascade_bench.workload import bundle_sha256
 from cascade_runtime import engines
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.errors import TargetError
 
 from ..runtime.conftest import ONNX, OPENVINO, SIDE, WIDTH, Sample
-from .conftest import Done
+from .conftest import Done, for_a_gpu
 from .test_schemas import check
 
 Bench = Callable[..., Done]
@@ -159,6 +160,15 @@ def test_backend_without_a_profiler_is_said() -> None:
         layers.library("aot")
 
 
+@pytest.mark.parametrize("command", [["roofline"], ["project", "--here", "--bundle"]])
+def test_target_of_a_gpu_is_refused_beside_ceilings_of_the_processor(
+    bench: Bench, sample: Sample, command: list[str]
+) -> None:
+    done = bench(*command, sample.path, "--target", for_a_gpu(sample.path), quick=False)
+    assert done.status == 4 and done.out == "" and done.err.count("\n") == 1
+    assert "ceilings run on the processor" in done.err and f"--target {OPENVINO}" in done.err
+
+
 @pytest.mark.parametrize("target", [ONNX, OPENVINO])
 def test_shares_and_losses_add_up(template: Sample, target: str) -> None:
     plan = measure.Plan(template.path, target, 1, batches=(1, 2), seconds=0, memory_mib=0.1)
@@ -192,10 +202,21 @@ def test_json_is_one_object_with_the_documented_fields(bench: Bench, template: S
     check("roofline", found)
     assert (found["format"], found["version"]) == ("cascade-edge.roofline", 1)
     assert set(found) == {
-        *("format", "version", "made_by", "bundle", "target", "cpu", "threads", "load_before"),
+        *(
+            "format",
+            "version",
+            "made_by",
+            "bundle",
+            "bundle_sha256",
+            "target",
+            "cpu",
+            "threads",
+            "load_before",
+        ),
         *("load_after", "spread", "memory", "ceilings", "cpu_peaks", "stages", "profiles"),
         *("goals",),
     }
+    assert found["bundle_sha256"] == bundle_sha256(template.path)
     text = str(record.__doc__)
     names = {key for part in ("ceilings", "stages") for key in found[part][0]} | set(found)
     assert all(name in text for name in names - {"format", "version"})

@@ -98,8 +98,8 @@ def command(
     )
     with shown() as progress:
         record = measure(plan, progress)
-    if plot is not None:
+    show(record.to_dict, lambda: render(record), as_json=as_json, width=WIDTH)
+    if plot is not None:  # behind what is printed, which a full disk is not to lose
         pictures.write(plot, draw(record, pictures.PNG, abreast=len(record.batches)))
     if report is not None:
         page.write(record, report)
-    show(record.to_dict, lambda: render(record), as_json=as_json, width=WIDTH)

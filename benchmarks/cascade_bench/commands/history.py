@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -91,37 +93,41 @@ def command(
     from cascade_runtime.errors import ConfigError
 
     check_paths(plot, report)
-    if bundle is None or baseline is None:
-        kept = entries(journal.read(state), state)
-        if not kept:
-            raise ConfigError(f"{state} is empty; nothing was compared yet")
-    else:
-        plan = Plan(
-            bundle=bundle,
-            baseline=baseline,
-            revision=revision,
-            repository=repository,
-            data=data,
-            split=split,
-            target=target,
-            threads=threads,
-            pairs=pairs,
-            seconds=seconds,
-            max_slowdown=max_slowdown,
-        )
-        with journal.Journal(state) as file, shown() as progress:
+    with ExitStack() as open_ones:
+        keep = None
+        if bundle is None or baseline is None:
+            kept = entries(journal.read(state), state)
+            if not kept:
+                raise ConfigError(f"{state} is empty; nothing was compared yet")
+        else:
+            plan = Plan(
+                bundle=bundle,
+                baseline=baseline,
+                revision=revision,
+                repository=repository,
+                data=data,
+                split=split,
+                target=target,
+                threads=threads,
+                pairs=pairs,
+                seconds=seconds,
+                max_slowdown=max_slowdown,
+            )
+            file = open_ones.enter_context(journal.Journal(state))
             kept = entries(file.entries, state)
-            kept.append(compare(plan, progress))
-            file.append(kept[-1].to_dict())
-    last = kept[-1]
-    finish(
-        (lambda: {"entries": [x.to_dict() for x in kept]}) if show else last.to_dict,
-        lambda: render_all(kept) if show else render(last),
-        lambda: {"ratios and intervals over the comparisons": draw(kept)},
-        f"{last.bundle}: {len(kept)} comparisons of commits",
-        as_json=as_json,
-        plot=plot,
-        report=report,
-    )
+            with shown() as progress:
+                kept.append(compare(plan, progress))
+            keep = partial(file.append, kept[-1].to_dict())
+        last = kept[-1]
+        finish(
+            (lambda: {"entries": [x.to_dict() for x in kept]}) if show else last.to_dict,
+            lambda: render_all(kept) if show else render(last),
+            lambda: {"ratios and intervals over the comparisons": draw(kept)},
+            f"{last.bundle}: {len(kept)} comparisons of commits",
+            as_json=as_json,
+            plot=plot,
+            report=report,
+            keep=keep,
+        )
     if not last.passed:
         sys.exit(MISSED_STATUS)

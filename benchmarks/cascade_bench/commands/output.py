@@ -1,6 +1,7 @@
-"""How a verb ends: tables or one JSON object on stdout, a picture, a page.
+"""How a verb ends: tables or one JSON object on stdout, then what is kept, a picture, a page.
 
-In: what was found, as functions that make each form of it; only those asked for are called.
+In: what was found, as functions that make each form of it; only those asked for are called. What
+took minutes to measure is printed before any file is written, so that a full disk does not lose it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def check_paths(plot: Path | None, report: Path | None) -> None:
     """Say what is wrong with their names before a minute of measuring, not after it.
 
     Raises:
-        ConfigError: of another kind, or in a folder that is not there.
+        ConfigError: of another kind, a folder, or in one that is not there or cannot be written to.
     """
     from cascade_bench.pictures import check_path
 
@@ -40,12 +41,19 @@ def finish(
     as_json: bool,
     plot: Path | None,
     report: Path | None,
+    keep: Callable[[], None] | None = None,
 ) -> None:
-    """Write and print what was asked for.
+    """Print and write what was asked for.
 
     Args:
         draw: pictures by what they show; the first is the one of --plot.
+        keep: what else is to be done, whether or not it could be printed.
     """
+    try:
+        show(to_dict, render, as_json=as_json)
+    finally:
+        if keep is not None:
+            keep()
     if plot is not None or report is not None:
         from cascade_bench import page, pictures
 
@@ -54,7 +62,6 @@ def finish(
             pictures.write(plot, next(iter(images.values())))
         if report is not None:
             page.write(report, title, render(), images)
-    show(to_dict, render, as_json=as_json)
 
 
 def show(

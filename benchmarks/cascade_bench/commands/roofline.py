@@ -46,7 +46,8 @@ def command(
     and memory bandwidth, measured in the same minute as the stages.
 
     Exit status: 0 measured, 6 below --min-share, 2 the command line, 3 the bundle, 4 the target
-    cannot run here or its library has no profiler that is read (openvino and onnxruntime have).
+    cannot run here, is a GPU's, or its library has no profiler that is read (openvino and
+    onnxruntime have).
     """
     from cascade_bench.roofline import measure, tables
     from cascade_bench.roofline.plot import draw

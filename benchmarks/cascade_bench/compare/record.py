@@ -6,8 +6,9 @@ fast the cascade is (value: of totals; low, high, confidence), and what is undef
 JSON Schema is that of `cascade-bench schema compare`.
 
     format, version, made_by      which form this is; versions, command, commit, machine, time
-    bundle, run, target, runtime  what ran, who asked its engines (python, native), and where the
-                                  peers' weights come from
+    bundle, bundle_sha256         what ran, and the hash of its SHA256SUMS
+    run, target, runtime          where the peers' weights come from, what ran of the bundle, and
+                                  who asked its engines (python, native)
     machine                       cpu, cores, threads, system, load_before, load_after, versions
     noisy                         at some batch size the machine was too uneven
     sample                        drawn, images, mean_file_bytes
@@ -60,6 +61,7 @@ class Record:
 
     made_by: MadeBy
     bundle: str
+    bundle_sha256: str
     run: str
     target: str
     runtime: Runtime

@@ -18,10 +18,11 @@ from cascade_bench.compare import rounds, sample, speed
 from cascade_bench.compare.quality import judge
 from cascade_bench.compare.record import Judged, Record, SampleRecord
 from cascade_bench.compare.sample import Sample
+from cascade_bench.on_processor import open_on_processor
 from cascade_bench.peers import gather
 from cascade_bench.peers.contender import Contender, Given
 from cascade_bench.peers.own import ALWAYS_FULL, CASCADE, IN_PYTHON, own
-from cascade_bench.workload import SEED, Runtime, split_read
+from cascade_bench.workload import SEED, Runtime, bundle_sha256, split_read
 from cascade_calib.evaluate import in_the_classes_of
 from cascade_calib.labelled import read_labelled
 from cascade_calib.progress import Progress
@@ -58,13 +59,13 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
     """Do all of it.
 
     Raises:
-        BundleError, TargetError: the bundle cannot be opened or run here.
+        BundleError, TargetError: the bundle cannot be opened or run here, or is to run on a GPU.
         ConfigError: the run is not the one that the bundle was made from.
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
     threads = plan.threads or len(usable_cores())
-    cascade = Cascade.open(plan.bundle, plan.target, threads=threads)
+    cascade = open_on_processor(plan.bundle, plan.target, threads, "peers", warm_up=True)
     split = split_read(plan.data, plan.split)
     images = in_the_classes_of(
         read_labelled(plan.data, split=split), cascade.manifest.model.classes
@@ -75,7 +76,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         given = given_of(plan.run, cascade, threads, Path(folder))
         tell = _Steps(progress)
         ours = own(cascade, plan.runtime)
-        peers, absent = gather(given, plan.families, tell.peers(len(plan.families)))
+        blocks = [drawn.block(0, size) for size in plan.batches]
+        peers, absent = gather(given, plan.families, tell.peers(len(plan.families)), blocks)
         contenders = [*ours, *peers]
         for contender in contenders:
             open_ones.callback(contender.close)
@@ -90,6 +92,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
     return Record(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
+        bundle_sha256=bundle_sha256(plan.bundle),
         run=str(plan.run),
         target=cascade.target,
         runtime=plan.runtime,

@@ -38,6 +38,8 @@ def promised(record: Record, name: str) -> str:
     if name not in (CASCADE, IN_PYTHON):
         return "none"
     c = record.certificate
+    if c.status == "INFEASIBLE":
+        return f"{c.status}: nothing is promised, every image is deferred"
     what = " of sets" if c.sets is not None else ""
     return f"{c.status}, at most {percent(c.alpha, 6)}{what}"
 

@@ -38,7 +38,7 @@ class Contender:
     note: how it is run, in a few words.
     classify: from files, taken in batches of a size, to labels int8 [N], `DEFERRED` for none.
     forward: the engine alone on uint8 [N, H, W, 3]; None where it cannot be called alone.
-    close: ends what it started.
+    close: ends what it started; may be called again.
     """
 
     name: str

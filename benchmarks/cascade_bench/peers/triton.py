@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,8 +40,9 @@ def contenders(given: Given) -> list[Contender | Absent]:
     command = shutil.which(SERVER)
     if command is None:
         return [Absent(NAME, f"{SERVER} is not on the PATH; it comes with NVIDIA's container")]
-    server, address = _serve(command, given)
-    run = ask(address)
+    address = _free_address()
+    run = ask(address)  # before the server, which nobody would end if the client lacks a part
+    server = _serve(command, given, address)
 
     def close() -> None:
         server.terminate()
@@ -64,21 +66,23 @@ def write_repository(given: Given) -> Path:
     return root
 
 
-def _serve(command: str, given: Given) -> tuple[subprocess.Popen[bytes], str]:
-    address = _free_address()
+def _serve(command: str, given: Given, address: str) -> subprocess.Popen[bytes]:
+    client = _client(address)
     words = [command, f"--model-repository={write_repository(given)}", "--http-address=127.0.0.1"]
     words += [f"--http-port={address.split(':')[1]}", "--allow-grpc=0", "--allow-metrics=0"]
     server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = _client(address)
     end = time.monotonic() + START_S
-    while server.poll() is None and time.monotonic() < end:
-        try:
-            if client.is_model_ready(MODEL):
-                return server, address
-        except Exception:  # the client raises what its transport raises
+    try:
+        while server.poll() is None and time.monotonic() < end:
+            with suppress(Exception):  # the client raises what its transport raises
+                if client.is_model_ready(MODEL):
+                    return server
             time.sleep(0.2)
-    server.terminate()
-    raise TargetError(f"{SERVER} did not make the model ready; leave triton out with --peers")
+        raise TargetError(f"{SERVER} did not make the model ready; leave triton out with --peers")
+    except BaseException:
+        server.terminate()
+        server.wait()
+        raise
 
 
 def _free_address() -> str:

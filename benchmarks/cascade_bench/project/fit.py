@@ -67,6 +67,11 @@ class Fit:
         return float(np.mean([abs(x.error) for x in self.compared]))
 
     @property
+    def largest_factor(self) -> float:
+        """How many times too slow or too fast the worst prediction was: half the time is 2."""
+        return float(np.exp(max(abs(np.log1p(x.error)) for x in self.compared)))
+
+    @property
     def largest_error(self) -> float:
         """The largest of the errors' sizes."""
         return max(abs(x.error) for x in self.compared)

@@ -2,7 +2,7 @@
 
 In: an `Asked`. Out: a `Projection`. Of devices that were not measured each figure is three: what
 the low, the middle and the high of the assumed efficiencies give. Of this machine the three are the
-fit and its largest error, to either side.
+fit, and as many times slower and faster as the worst prediction was off.
 """
 
 from __future__ import annotations
@@ -171,13 +171,13 @@ def _here(asked: Asked, progress: Progress | None) -> tuple[Fit, str]:
 
 
 def _around(found: Fit) -> tuple[Efficiency, Efficiency, Efficiency]:
-    """The fit, and as much slower and faster as its largest error was."""
+    """The fit, and as many times slower and faster as its worst prediction was off."""
     x = found.efficiency
 
     def scaled(by: float) -> Efficiency:
         return Efficiency(x.products * by, x.memory * by, x.launch / by)
 
-    off = 1 + found.largest_error
+    off = found.largest_factor
     return scaled(1 / off), x, scaled(off)
 
 

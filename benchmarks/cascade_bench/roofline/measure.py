@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_bench import machine, timing
+from cascade_bench.on_processor import open_on_processor
 from cascade_bench.roofline import gemm, layers
 from cascade_bench.roofline.gemm import Gemm, MemoryTraffic
 from cascade_bench.roofline.layers import Layer
 from cascade_bench.timing import SPREAD_LIMIT, Seconds, in_rounds
-from cascade_bench.workload import SEED
+from cascade_bench.workload import SEED, bundle_sha256
 from cascade_calib.progress import Progress
 from cascade_calib.provenance import cpu_name, made_by
 from cascade_runtime import engines
@@ -111,6 +112,7 @@ class Roofline:
 
     made_by: MadeBy
     bundle: str
+    bundle_sha256: str
     target: str
     cpu: str
     threads: int
@@ -194,11 +196,11 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     """Measure all of it.
 
     Raises:
-        BundleError, TargetError: the bundle cannot be opened or run here, or its library has no
-            profiler that we read.
+        BundleError, TargetError: the bundle cannot be opened or run here, is to run on a GPU, or
+            its library has no profiler that we read.
     """
     load_before = machine.load()
-    cascade = Cascade.open(plan.bundle, plan.target, threads=plan.threads, warm_up=False)
+    cascade = open_on_processor(plan.bundle, plan.target, plan.threads, "ceilings")
     target = cascade.manifest.targets[cascade.target]
     layers.library(target.backend)  # says so now where there is none
     threads = plan.threads or len(usable_cores())
@@ -245,6 +247,7 @@ def run(plan: Plan, progress: Progress | None = None) -> Roofline:
     return Roofline(
         made_by=made_by(SEED),
         bundle=str(plan.bundle),
+        bundle_sha256=bundle_sha256(plan.bundle),
         target=cascade.target,
         cpu=cpu_name().rsplit(",", 1)[0],
         threads=threads,

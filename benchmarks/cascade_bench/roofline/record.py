@@ -2,7 +2,8 @@
 
 The JSON object, `"format": "cascade-edge.roofline"`, `"version": 1`:
 
-    made_by, bundle, target, cpu, threads, load_before, load_after
+    made_by, bundle, bundle_sha256 (of its SHA256SUMS), target
+    cpu, threads, load_before, load_after
     spread     of the same products, the 90th over the 10th percentile
     memory     bytes a second of copy and triad
     ceilings   a list: precision, shape, flops_per_s, best
@@ -57,6 +58,7 @@ class Record:
 
     made_by: MadeBy
     bundle: str
+    bundle_sha256: str
     target: str
     cpu: str
     threads: int
@@ -79,6 +81,7 @@ def record_of(found: Roofline) -> Record:
     return Record(
         made_by=found.made_by,
         bundle=found.bundle,
+        bundle_sha256=found.bundle_sha256,
         target=found.target,
         cpu=found.cpu,
         threads=found.threads,
