@@ -232,6 +232,29 @@ def test_wrong_usage_is_status_two(bench: Bench, template: Sample) -> None:
     assert bench("run", quick=False).status == 2
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--max-ms"),
+        ("run", "--min-rate"),
+        ("run", "--max-error"),
+        ("targets", "--min-coverage"),
+        ("compare", "--run", "r", "--data", "d", "--seconds"),
+        ("roofline", "--min-share"),
+        ("project", "--min-rate"),
+        ("history", "--max-slowdown"),
+    ],
+)
+def test_number_that_is_not_finite_is_refused(
+    bench: Bench, template: Sample, words: tuple[str, ...], value: str
+) -> None:
+    verb, *more = words
+    bundle = () if verb == "project" else (template.path,)
+    done = bench(verb, *bundle, *more, value, quick=False)
+    assert done.status == 2 and more[-1] in done.err
+
+
 def test_unknown_target_names_those_of_the_bundle(bench: Bench, template: Sample) -> None:
     done = bench(template.path, "--target", "tensorrt/fp16/sm87", quick=False)
     assert done.status == 4 and ONNX in done.err and OPENVINO in done.err

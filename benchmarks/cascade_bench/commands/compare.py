@@ -34,7 +34,7 @@ WIDTH = 120  # of the widest table
 @click.option("--rounds", default=12, show_default=True, type=click.IntRange(1))
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 36000),
+    type=options.Finite(0, 36000),
     default=60.0,
     show_default=True,
     help="For all rounds of a batch size; a round is at least one batch each.",

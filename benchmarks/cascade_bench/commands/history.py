@@ -36,14 +36,14 @@ from cascade_runtime.command import MISSED_STATUS
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=options.Finite(0, 3600),
     default=1.0,
     show_default=True,
     help="Of deciding, in every process.",
 )
 @click.option(
     "--max-slowdown",
-    type=click.FloatRange(0),
+    type=options.Finite(0),
     default=0.05,
     show_default=True,
     help="Allowed, as a share: 0.05 is 5 percent.",

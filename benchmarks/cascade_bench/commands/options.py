@@ -61,20 +61,24 @@ def limits() -> Callable[[F], F]:
     """`--max-ms`, `--min-rate`, `--min-coverage`, `--max-error`: the toolkit's four targets."""
     return _together(
         click.option(
-            "--max-ms", type=float, default=50.0, show_default=True, help="Latency target."
+            "--max-ms", type=Finite(), default=50.0, show_default=True, help="Latency target."
         ),
         click.option(
             "--min-rate",
-            type=float,
+            type=Finite(),
             default=100.0,
             show_default=True,
             help="Throughput target, images/s.",
         ),
         click.option(
-            "--min-coverage", type=float, default=0.70, show_default=True, help="Coverage target."
+            "--min-coverage",
+            type=Finite(),
+            default=0.70,
+            show_default=True,
+            help="Coverage target.",
         ),
         click.option(
-            "--max-error", type=float, default=0.01, show_default=True, help="Exit error target."
+            "--max-error", type=Finite(), default=0.01, show_default=True, help="Exit error target."
         ),
     )
 

@@ -50,12 +50,16 @@ from cascade_bench.commands.output import check_paths, finish
 )
 @click.option("--precision", help="[default: fp16; here: the bundle's]")
 @click.option(
-    "--min-rate", type=float, default=100.0, show_default=True, help="Images/s to be reached."
+    "--min-rate",
+    type=options.Finite(),
+    default=100.0,
+    show_default=True,
+    help="Images/s to be reached.",
 )
 @options.place()
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=options.Finite(0, 3600),
     default=20.0,
     show_default=True,
     help="For --here: for each bundle.",

@@ -18,14 +18,14 @@ from cascade_runtime.command import MISSED_STATUS
 @options.batches("1,8,16")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=options.Finite(0, 3600),
     default=30.0,
     show_default=True,
     help="For all timings together; profiles come on top.",
 )
 @click.option(
     "--min-share",
-    type=click.FloatRange(0, 1),
+    type=options.Finite(0, 1),
     help="Exit status 6 where a stage at its best batch stays below this share.",
 )
 @options.outputs()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @options.runtime("Who decides: cascade_runtime, or libcascade, then compared with both neighbours.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=options.Finite(0, 3600),
     default=4.0,
     show_default=True,
     help="For each measurement; there are about ten such shares.",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 3600),
+    type=options.Finite(0, 3600),
     default=2.0,
     show_default=True,
     help="For latency, and again for throughput.",

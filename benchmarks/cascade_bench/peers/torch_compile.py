@@ -11,6 +11,9 @@ from cascade_bench.peers.torch import attending, forward
 
 NAMES = {"torch.compile fp32": False, "torch.compile bf16": True}
 COMPILERS = ("c++", "g++", "clang++")
+MOST_GRAPHS = 64
+"""One a batch size and precision; torch's own limit is 8, beyond which it runs the network
+uncompiled and only warns (torch._dynamo.config.recompile_limit)."""
 
 
 def contenders(given: Given) -> list[Contender | Absent]:
@@ -18,6 +21,8 @@ def contenders(given: Given) -> list[Contender | Absent]:
         reason = f"torch.compile needs a C++ compiler ({', '.join(COMPILERS)}); apt install g++"
         return [Absent(name, reason) for name in NAMES]
     torch.set_num_threads(given.threads)
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled = torch.compile(attending(given), dynamic=False)
     found: list[Contender | Absent] = []
     for name, bf16 in NAMES.items():
