@@ -101,8 +101,9 @@ class RawPixels(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         side = self.patch
         rows, columns = pixels.shape[1] // side, pixels.shape[2] // side
-        grid = pixels.float().view(-1, rows, side, columns, side, 3).permute(0, 1, 3, 2, 4, 5)
-        patches = grid.reshape(-1, rows * columns, 3 * side**2)
+        # A row of a patch is one axis: OpenVINO moves it as a block.
+        lines = pixels.float().view(-1, rows, side, columns, 3 * side).transpose(2, 3)
+        patches = lines.reshape(-1, rows * columns, 3 * side**2)
         embedded: Tensor = self.patch_embeddings(patches)
         parts = (self.cls_token, self.register_tokens)
         prefix = (part.expand(embedded.shape[0], -1, -1) for part in parts)
