@@ -68,10 +68,8 @@ std::vector<Answer> Session::classify(std::span<const Image> images, std::size_t
     const bool enough = threads > 1 && std::max(images.size(), call.count()) >= threads;
     const bool divided = enough && stages_.divisible();
     const Way way = {divided ? Share::one_thread : Share::every_thread, most};
-    const Preprocess& spec = manifest().preprocess;
-    const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
     const std::size_t gathered =
-        std::clamp(gathered_bytes / image_bytes, least_gathered, most_gathered);
+        std::clamp(gathered_bytes / image_bytes(), least_gathered, most_gathered);
     const std::size_t size =
         divided ? std::min(gathered, (images.size() + threads - 1) / threads) : gathered;
     const auto batch = [&](std::size_t index) {
@@ -100,7 +98,7 @@ std::vector<Answer> Session::classify(std::span<const Image> images, std::size_t
 void Session::decide(std::span<const Image> images, std::span<Answer> answers, Way way) const {
     const auto started = std::chrono::steady_clock::now();
     const Preprocess& spec = manifest().preprocess;
-    const std::size_t image_bytes = Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
+    const std::size_t image_bytes = this->image_bytes();
     Buffer buffer = take_buffer();
     buffer.resize(images.size() * image_bytes);
     const auto place = [&](std::size_t row) {
@@ -153,6 +151,11 @@ void Session::load(const Image& image, std::span<std::uint8_t> out, Answer& answ
     } catch (const std::exception& error) {
         answer = {Status::image, {}, error.what()};
     }
+}
+
+std::size_t Session::image_bytes() const {
+    const Preprocess& spec = manifest().preprocess;
+    return Pixels{nullptr, 1, spec.height, spec.width}.image_bytes();
 }
 
 void Session::count(std::span<const Answer> answers) const {

@@ -77,6 +77,7 @@ private:
     Stages open_stages();
     void decide(std::span<const Image> images, std::span<Answer> answers, Way way) const;
     void load(const Image& image, std::span<std::uint8_t> out, Answer& answer) const;
+    std::size_t image_bytes() const;  // of one that is preprocessed
     void count(std::span<const Answer> answers) const;
     Buffer take_buffer() const;
     void give_back(Buffer buffer) const;
