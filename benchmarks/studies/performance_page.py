@@ -122,7 +122,7 @@ def _beside_peers(record: Compare, picture: str) -> Iterator[str]:
     yield ""
     for batch in record.batches:
         mark = f"; noisy, {batch.spread:.2f}" if batch.noisy else ""
-        yield (f"Batch {batch.batch}, images a second: {how_batch(batch)}{mark}.")
+        yield f"Batch {batch.batch}, images a second: {how_batch(batch)}{mark}."
         yield ""
         rows = [
             (

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from cascade_bench.compare import record as compare
+from cascade_bench.compare.tables import times
 from cascade_bench.forms import parse
 from cascade_bench.limits import Check
 from cascade_bench.peers.transformers import NAME as PIPELINE
@@ -131,7 +132,7 @@ def _over_peers(name: str, record: compare.Record) -> Iterator[Verdict]:
                 name,
                 f"over {title}, batch {batch.batch}, files to decisions",
                 f"at least {least:g} times",
-                f"{x.value:.2f} ({x.low:.2f} to {x.high:.2f})",
+                times(x),
                 x.value >= least,
             )
 

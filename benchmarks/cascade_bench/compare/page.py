@@ -19,6 +19,7 @@ from cascade_bench.compare.words import (
     headline_peers,
     how_batch,
     how_measured,
+    interval,
     machine_line,
 )
 from cascade_bench.compare.words import promised as promise_of
@@ -63,7 +64,7 @@ def _key_figures(record: Record) -> str:
         (
             f"times {title}, batch {size}",
             f"{speed.over_files.value:.2f}",
-            f"{speed.name}; {times(speed.over_files).partition('(')[2].rstrip(')')}".rstrip("; "),
+            "; ".join(filter(None, (speed.name, interval(speed.over_files)))),
         )
         for size, title, speed in headline_peers(record)
     ]

@@ -18,6 +18,7 @@ from cascade_bench.compare.words import (
     conclusions,
     how_batch,
     how_measured,
+    interval,
     machine_line,
     promised,
 )
@@ -107,6 +108,5 @@ def times(ratio: Ratio) -> str:
     """How many times, with its interval if there is one."""
     if math.isnan(ratio.value):
         return "-"
-    if not ratio.confidence:
-        return f"{ratio.value:.2f}"
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    between = interval(ratio)
+    return f"{ratio.value:.2f} ({between})" if between else f"{ratio.value:.2f}"

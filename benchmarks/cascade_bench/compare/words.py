@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cascade_bench.compare.record import Record
-from cascade_bench.compare.speed import Batch, Speed
+from cascade_bench.compare.speed import Batch, Ratio, Speed
 from cascade_bench.peers.own import CASCADE, IN_PYTHON
 from cascade_bench.peers.transformers import NAME as TRANSFORMERS
 from cascade_calib.words import percent
@@ -31,6 +31,11 @@ def how_batch(batch: Batch) -> str:
     said = f"totals of {batch.rounds} interleaved rounds of {batch.images:,} files"
     sure = max(speed.over_files.confidence for speed in batch.speeds)
     return f"{said}; in brackets {percent(sure)} intervals" if sure else said
+
+
+def interval(ratio: Ratio) -> str:
+    """A ratio's interval, "1.92 to 6.23"; empty where it has none."""
+    return f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio.confidence else ""
 
 
 def promised(record: Record, name: str) -> str:
@@ -59,9 +64,9 @@ def conclusions(record: Record) -> Iterator[str]:
     """What it comes to: speed beside the two peers that matter, and the promise."""
     for size, title, speed in headline_peers(record):
         x = speed.over_files
-        interval = f" ({x.low:.2f} to {x.high:.2f})" if x.confidence else ""
+        between = f" ({interval(x)})" if interval(x) else ""
         yield (
-            f"batch {size}: {x.value:.2f} times {title}, {speed.name}{interval}, "
+            f"batch {size}: {x.value:.2f} times {title}, {speed.name}{between}, "
             "from files to decisions"
         )
     own, c = record.of(CASCADE), record.certificate
