@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from cascade_compile import onnx_files
+from cascade_compile import attention, onnx_files
 from cascade_compile.stages import Stage, example, split
 from cascade_runtime.errors import CascadeError
 from cascade_train.exits import Network
@@ -60,6 +60,7 @@ def _export(stage: Stage, tensor: torch.Tensor, path: Path) -> None:
         output_names=stage.output_names,
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         external_data=weights_bytes(stage) > onnx_files.INSIDE_BYTES,
+        custom_translation_table=attention.table(),
     )
 
 

@@ -107,7 +107,8 @@ class MergingBlock(nn.Module):
         cos, sin = torch.cat([cos, cos], dim=3), torch.cat([-sin, sin], dim=3)
         merged = state.sizes.shape[1] < self.places.shape[1]
         mask = state.sizes[:, None, None, :, 0].log() if merged else None
-        attended = F.scaled_dot_product_attention(turn(q, cos, sin), turn(k, cos, sin), v, mask)
+        q, k_turned = turn(q, cos, sin), turn(k, cos, sin)
+        attended = F.scaled_dot_product_attention(q, k_turned, v, mask, scale=project.scaling)
         return project.o_proj(attended.transpose(1, 2).flatten(2)), k[:, :, self.prefix :].mean(1)
 
 

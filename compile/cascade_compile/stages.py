@@ -5,7 +5,8 @@ tokens of the one before, so that nothing is computed twice; of joined networks 
 itself, and its first stage takes the pixels. RoPE tables are constants of the image size; batch is
 the only free axis (DESIGN, "Static shapes, dynamic batch"). What a graph is the smaller for is done
 here, where every engine gains from it (docs/decisions/0016-smaller-graph.md): pixels are scaled and
-embedded by one product, and RoPE turns all tokens, those without a place by nothing.
+embedded by one product, and RoPE turns all tokens, those without a place by nothing, and scales
+queries.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Stage(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    query_cos: Tensor
+    query_sin: Tensor
 
     def __init__(self, model: CascadeModel, index: int, image_size: int) -> None:
         super().__init__()
@@ -54,8 +57,11 @@ class Stage(nn.Module):
         self.merge = getattr(self.blocks[0], "merge", 0)
         with torch.no_grad():
             cos, sin = backbone.rope_embeddings(torch.zeros(1, 3, image_size, image_size))
-        self.register_buffer("cos", _with_prefix(cos, self.config, 1.0))
-        self.register_buffer("sin", _with_prefix(sin, self.config, 0.0))
+        scaling = self.blocks[0].attention.scaling
+        for name, table, still in (("cos", cos, 1.0), ("sin", sin, 0.0)):
+            turning = _with_prefix(table, self.config, still)
+            self.register_buffer(name, turning)
+            self.register_buffer(f"query_{name}", turning * scaling)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         tokens = self.embeddings(x) if self.is_first else x
@@ -65,9 +71,22 @@ class Stage(nn.Module):
         return (logits, gate) if self.is_last else (logits, gate, tokens)
 
     def _through(self, block: DINOv3ViTLayer, tokens: Tensor) -> Tensor:
-        attended = _attend(block.attention, block.norm1(tokens), self.cos, self.sin)
+        attended = self._attend(block.attention, block.norm1(tokens))
         tokens = tokens + block.layer_scale1(attended)
         return tokens + block.layer_scale2(block.mlp(block.norm2(tokens)))
+
+    def _attend(self, attention: DINOv3ViTAttention, tokens: Tensor) -> Tensor:
+        """Self-attention [B, N, D] of the backbone's own layers, RoPE on every token."""
+        batch, count, width = tokens.shape
+        query, key, value = (
+            layer(tokens).view(batch, count, attention.num_heads, -1).transpose(1, 2)
+            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        query = query * self.query_cos + rotate_half(query) * self.query_sin
+        key = key * self.cos + rotate_half(key) * self.sin
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        projected: Tensor = attention.o_proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        return projected
 
     @property
     def input_name(self) -> str:
@@ -114,20 +133,6 @@ def _with_prefix(table: Tensor, config: DINOv3ViTConfig, value: float) -> Tensor
     """A RoPE table [P, head width] of all tokens: class token and registers are not turned."""
     prefix = torch.full((1 + config.num_register_tokens, table.shape[1]), value)
     return torch.cat([prefix, table])
-
-
-def _attend(attention: DINOv3ViTAttention, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Self-attention [B, N, D] of the backbone's own layers, RoPE on every token."""
-    batch, count, width = tokens.shape
-    query, key, value = (
-        layer(tokens).view(batch, count, attention.num_heads, -1).transpose(1, 2)
-        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query = query * cos + rotate_half(query) * sin
-    key = key * cos + rotate_half(key) * sin
-    mixed = F.scaled_dot_product_attention(query, key, value, scale=attention.scaling)
-    projected: Tensor = attention.o_proj(mixed.transpose(1, 2).reshape(batch, count, width))
-    return projected
 
 
 def split(model: Network, image_size: int) -> list[Stage]:

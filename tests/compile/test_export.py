@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch.nn.functional import scaled_dot_product_attention
 
-from cascade_compile import export, onnx_files, targets
+from cascade_compile import attention, export, onnx_files, targets
 from cascade_compile.export import ExportError, export_stages
 from cascade_compile.onnx_files import data_file
 from cascade_compile.stages import Stage, split
@@ -86,6 +87,53 @@ def test_no_node_branches_or_computes_positions(graphs: list[onnx.GraphProto]) -
         assert not kinds & {"If", "Loop", "Scan", "Sin", "Cos", "NonZero", "Range"}
         assert {"LayerNormalization", "Gelu", "Softmax"} <= kinds
         assert {node.domain for node in graph.node} == {""}
+
+
+def test_attention_is_two_products_and_a_softmax(graphs: list[onnx.GraphProto]) -> None:
+    for graph, free in zip(graphs, (1, 0), strict=True):  # of the batch, for the class tokens
+        assert sum(node.op_type == "Shape" for node in graph.node) == free
+        makers = {name: node for node in graph.node for name in node.output}
+        softmax = [node for node in graph.node if node.op_type == "Softmax"]
+        assert len(softmax) == 1
+        scores = makers[softmax[0].input[0]]
+        query, key = (makers[name] for name in scores.input)
+        assert (scores.op_type, query.op_type, key.op_type) == ("MatMul", "Add", "Transpose")
+        assert list(key.attribute[0].ints) == [0, 1, 3, 2]
+        assert makers[key.input[0]].op_type == "Add", "RoPE, and no product with a number"
+
+
+@pytest.mark.parametrize(
+    ("scale", "causal", "masked"),
+    [(1.0, False, False), (0.5, False, True), (None, False, False), (1.0, True, False)],
+)
+def test_attention_is_what_torch_computes_or_is_refused(
+    tmp_path: Path, scale: float | None, causal: bool, masked: bool
+) -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+            return scaled_dot_product_attention(*parts, scale=scale, is_causal=causal)
+
+    drawn = torch.Generator().manual_seed(0)
+    parts = tuple(torch.randn(2, 3, 5, 8, generator=drawn) for _ in range(3))
+    if masked:
+        parts = (*parts, torch.randn(2, 1, 1, 5, generator=drawn))
+    path = tmp_path / "attention.onnx"
+
+    def made() -> None:
+        table = attention.table()
+        with export.quiet():
+            torch.onnx.export(Attention(), parts, path, dynamo=True, custom_translation_table=table)
+
+    if scale is None or causal:
+        with pytest.raises(Exception, match="attention of another kind"):
+            made()
+        return
+    made()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    fed = {name: part.numpy() for name, part in zip(names, parts, strict=True)}
+    wanted = scaled_dot_product_attention(*parts, scale=scale).numpy()
+    np.testing.assert_allclose(session.run(None, fed)[0], wanted, rtol=0, atol=1e-6)
 
 
 def test_weights_are_inside_the_file(exported: list[Path], graphs: list[onnx.GraphProto]) -> None:

@@ -15,7 +15,6 @@ from cascade_compile import fp16, onnx_files, ranges
 from cascade_compile.as_written import AsWritten
 from cascade_compile.layer_names import layer_names
 from cascade_compile.parity import LIMITS
-from cascade_compile.static_attention import static_attention
 from cascade_runtime.errors import DataError
 
 BLOCK = "blocks.0.mlp"
@@ -188,24 +187,6 @@ def test_stage_that_is_not_finite_in_float32_is_no_island_but_an_error(
     tokens = run(onnx.load(exported[0]), trained.select.pixels[:4])["tokens"]
     with pytest.raises(DataError, match="is not finite in float32"):
         ranges.measure(changed(float("nan")), tokens)
-
-
-def test_keys_are_transposed_without_shape_arithmetic(
-    stage: onnx.ModelProto, exported: list[Path], trained
-) -> None:
-    pixels = trained.select.pixels[:3]
-    wanted = run(stage, pixels)
-    blocks = sum(node.op_type == "Softmax" for node in stage.graph.node)
-    nodes = len(stage.graph.node)
-    plain = static_attention(stage)
-    onnx.checker.check_model(plain, full_check=True)
-    left = [node.op_type for node in plain.graph.node]
-    assert left.count("Shape") == 1, "of the batch, for the class tokens"
-    assert len(left) == nodes - 8 * blocks
-    for name, value in run(plain, pixels).items():
-        np.testing.assert_array_equal(value, wanted[name])
-    later = static_attention(onnx.load(exported[1]))
-    assert not any(node.op_type == "Shape" for node in later.graph.node)
 
 
 def test_names_are_unique_and_speak_of_layers(stage: onnx.ModelProto) -> None:

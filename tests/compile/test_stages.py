@@ -113,6 +113,9 @@ def test_position_tables_are_constants_of_the_image_size(model: CascadeModel) ->
         cos, sin = model.backbone.rope_embeddings(torch.zeros(1, 3, SIDE, SIDE))
         assert torch.equal(stage.cos[1:], cos) and stage.cos[0].eq(1).all()
         assert torch.equal(stage.sin[1:], sin) and stage.sin[0].eq(0).all()  # not turned
+        scaling = stage.blocks[0].attention.scaling  # queries are scaled by theirs
+        assert torch.equal(stage.query_cos, stage.cos * scaling)
+        assert torch.equal(stage.query_sin, stage.sin * scaling)
         assert {"cos", "sin"} <= set(dict(stage.named_buffers()))
 
 

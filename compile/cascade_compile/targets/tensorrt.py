@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cascade_compile import fp16, inspector, nvinfer_builder, onnx_files, ranges
-from cascade_compile.static_attention import static_attention
 from cascade_compile.targets import Built, StageSource
 from cascade_runtime.engines import cuda, nvinfer
 from cascade_runtime.errors import TargetError
@@ -39,7 +38,7 @@ def prepare(source: StageSource, folder: Path, precision: str) -> Built:
     import onnx
 
     measured = ranges.measure(source.onnx_file, source.samples())
-    model = static_attention(onnx.load(source.onnx_file))
+    model = onnx.load(source.onnx_file)
     islands = fp16.by_kind(model, WIDER[precision], "by definition of mixed")
     half = fp16.to_half(model, islands | fp16.demanded(model, measured))
     path = folder / f"typed{source.index}.onnx"
