@@ -182,7 +182,9 @@ class Cascade:
                 stages = self.stages.side_by_side() if enough else None
             if stages is None:
                 return self._in_turn(everything, self.stages.up_to(batch_size))
-            size = min(self.gathered, max(1, -(-len(everything) // threads)))
+            size = self.gathered
+            if threads > 1:
+                size = share_of(len(everything), threads, size)
             return self._side_by_side(everything, size, stages.up_to(batch_size))
 
     def _in_turn(self, images: Sequence[ImageLike], stages: Stages) -> list[Result]:
@@ -302,6 +304,12 @@ def _batches(
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         yield [name_of(image, start + index) for index, image in enumerate(batch)], batch
+
+
+def share_of(images: int, threads: int, most: int) -> int:
+    """How many a thread takes at a time, `most` at most, so that all take equally many."""
+    turns = -(-images // (threads * most))
+    return max(1, -(-images // (threads * max(1, turns))))
 
 
 def choose_target(manifest: Manifest, wanted: str = "auto") -> tuple[str, str]:

@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
 import cascade_runtime
 from cascade_runtime import bundle, engines
-from cascade_runtime.cascade import Cascade, Result, choose_target, rate, sigmoid
+from cascade_runtime.cascade import Cascade, Result, choose_target, rate, share_of, sigmoid
 from cascade_runtime.decision import decide
 from cascade_runtime.errors import TargetError
 from cascade_runtime.golden import read_safetensors
@@ -109,6 +111,16 @@ def tuple_of(result: Result) -> tuple[Any, ...]:
     p, score = round(result.p, 5), round(result.score, 5)
     said = (result.name, result.decision, result.set, result.stage, result.reason)
     return (*said, str(p), str(score))
+
+
+@given(images=st.integers(1, 5000), threads=st.integers(1, 64), most=st.integers(1, 128))
+def test_every_thread_takes_its_share(images: int, threads: int, most: int) -> None:
+    size = share_of(images, threads, most)
+    turns = -(-images // (threads * size))
+    assert 1 <= size <= most
+    assert turns * most * threads >= images
+    assert (turns - 1) * most * threads < images, "no more turns than are needed"
+    assert size * threads * turns < images + threads * turns, "and none has more to do than all"
 
 
 def test_callers_at_the_same_time_get_their_own_answers(template: Sample) -> None:

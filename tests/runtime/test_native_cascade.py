@@ -47,10 +47,10 @@ def libcascade(monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def pair(path: Path, target: str = ONNX) -> tuple[Cascade, Cascade]:
+def pair(path: Path, target: str = ONNX, threads: int = 1) -> tuple[Cascade, Cascade]:
     """The bundle in Python and in C++."""
-    python = Cascade.open(path, target, threads=1, warm_up=False)
-    native = Cascade.open(path, target, threads=1, warm_up=False, engine="native")
+    python = Cascade.open(path, target, threads=threads, warm_up=False)
+    native = Cascade.open(path, target, threads=threads, warm_up=False, engine="native")
     assert isinstance(native, NativeCascade)
     return python, native
 
@@ -115,6 +115,17 @@ def test_every_policy_on_every_target_answers_as_python(
     few = native.classify(images, batch_size=5)
     assert [said(r) for r in few] == [said(r) for r in expected]
     assert len({(r.label, r.stage, r.reason) for r in expected}) >= 3, "the images must differ"
+
+
+@pytest.mark.parametrize("target", [ONNX, OPENVINO])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_call_is_cut_alike_by_threads_of_both(
+    template: Sample, target: str, threads: int
+) -> None:
+    python, native = pair(template.path, target, threads)
+    images = list(make_images(500))
+    for count, size in ((1, 32), (3, 1), (100, 8), (257, 32), (384, 128), (500, 12)):
+        assert native.classify(images[:count], size) == python.classify(images[:count], size)
 
 
 def said(result: Result) -> tuple[str | None, int, str]:

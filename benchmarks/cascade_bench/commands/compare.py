@@ -23,7 +23,7 @@ WIDTH = 120  # of the widest table
     "run_folder",
     required=True,
     type=click.Path(path_type=Path),
-    help="The run that BUNDLE was compiled from: the weights of its peers.",
+    help="What BUNDLE was compiled from, or its exits chosen of: the weights of its peers.",
 )
 @click.option("--data", required=True, help="Class folders, a CSV or Parquet, or splits.json.")
 @click.option("--split", help="Which split of a splits.json.  [default: val_test]")

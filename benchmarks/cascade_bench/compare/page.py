@@ -18,6 +18,7 @@ from cascade_bench.compare.words import (
     conclusions,
     headline_peers,
     how_batch,
+    how_deep,
     how_measured,
     interval,
     machine_line,
@@ -140,6 +141,7 @@ def _origin(record: Record) -> str:
     by = record.made_by
     rows = [
         ("images", how_measured(record)),
+        ("depth", how_deep(record)),
         ("weights of the peers", record.run),
         ("made", f"{by.created}, cascade-edge {by.version}, commit {by.git_commit}"),
         ("command", by.command),

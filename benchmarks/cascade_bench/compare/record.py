@@ -9,6 +9,8 @@ JSON Schema is that of `cascade-bench schema compare`.
     bundle, bundle_sha256         what ran, and the hash of its SHA256SUMS
     run, target, runtime          where the peers' weights come from, what ran of the bundle, and
                                   who asked its engines (python, native)
+    exits, peers_exit             the blocks after which the bundle may answer, and after which the
+                                  peers do, which are more where exits were chosen of a run's
     machine                       cpu, cores, threads, system, load_before, load_after, versions
     noisy                         at some batch size the machine was too uneven
     sample                        drawn, images, mean_file_bytes
@@ -63,6 +65,8 @@ class Record:
     bundle: str
     bundle_sha256: str
     run: str
+    exits: tuple[int, ...]
+    peers_exit: int
     target: str
     runtime: Runtime
     machine: Machine

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from cascade_bench import machine
 from cascade_bench.compare import rounds, sample, speed
@@ -31,6 +32,9 @@ from cascade_runtime.cascade import Cascade
 from cascade_runtime.engines.processor import usable_cores
 from cascade_runtime.errors import ConfigError, TargetError
 from cascade_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from cascade_train.checkpoint import RunConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
 
     Raises:
         BundleError, TargetError: the bundle cannot be opened or run here, or is to run on a GPU.
-        ConfigError: the run is not the one that the bundle was made from.
+        ConfigError: the run is neither the one that the bundle was made from nor the one that its
+            exits were chosen of.
         DataError: the labelled images cannot be used.
     """
     load_before = machine.load()
@@ -94,6 +99,8 @@ def run(plan: Plan, progress: Progress | None = None) -> Record:
         bundle=str(plan.bundle),
         bundle_sha256=bundle_sha256(plan.bundle),
         run=str(plan.run),
+        exits=cascade.manifest.model.exits,
+        peers_exit=given.network.exit_blocks[-1],
         target=cascade.target,
         runtime=plan.runtime,
         machine=machine.describe(cascade, load_before),
@@ -109,7 +116,8 @@ def given_of(run_folder: Path, cascade: Cascade, threads: int, folder: Path) -> 
     """What peers are made from: of a pair of networks the second, which answers alone as well.
 
     Raises:
-        ConfigError: the run is not the one that the bundle was made from.
+        ConfigError: the run is neither the one that the bundle was made from nor the one that its
+            exits were chosen of.
     """
     try:
         from cascade_train.checkpoint import load_network
@@ -123,12 +131,17 @@ def given_of(run_folder: Path, cascade: Cascade, threads: int, folder: Path) -> 
     return Given(network.parts[-1], config.preprocess, config.classes, threads, folder)
 
 
-def _check_same(run_folder: Path, manifest: Manifest, config: object) -> None:
-    """The run and the bundle have the same shape; that the weights are, their answers show."""
+def _check_same(run_folder: Path, manifest: Manifest, config: RunConfig) -> None:
+    """The run and the bundle have the same shape; that the weights are, their answers show.
+
+    A run with more exits may be the one that the bundle's were chosen of: its peers answer at the
+    last that was trained.
+    """
     for name in ("preset", "exits", "classes", "preprocess"):
         theirs = getattr(manifest, name, None) or getattr(manifest.model, name)
         ours = getattr(config, name)
-        if ours != theirs:
+        more = name == "exits" and not config.joined and set(theirs) < set(ours)
+        if ours != theirs and not more:
             raise ConfigError(
                 f"{run_folder} is not what the bundle was made from: its {name} is {ours!r}, the "
                 f"bundle has {theirs!r}"

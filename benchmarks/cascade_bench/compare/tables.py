@@ -17,6 +17,7 @@ from cascade_bench.compare.speed import Batch, Ratio
 from cascade_bench.compare.words import (
     conclusions,
     how_batch,
+    how_deep,
     how_measured,
     interval,
     machine_line,
@@ -32,6 +33,7 @@ def render(record: Record) -> Iterator[Table | Text]:
     yield Text(f"{record.bundle} on {record.target}; peers with the weights of {record.run}")
     yield Text(machine_line(record))
     yield Text(how_measured(record))
+    yield Text(how_deep(record))
     for batch in record.batches:
         yield _speed(batch)
     yield _quality(record)

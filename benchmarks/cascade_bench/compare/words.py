@@ -26,6 +26,13 @@ def how_measured(record: Record) -> str:
     return f"everybody classifies the same files: {record.sample.drawn}; {size:.1f} kB a file"
 
 
+def how_deep(record: Record) -> str:
+    """After which blocks the bundle and its peers answer."""
+    *early, last = map(str, record.exits)
+    exits = f"{', '.join(early)} or {last}" if early else last
+    return f"the cascade answers after block {exits}, peers after block {record.peers_exit}"
+
+
 def how_batch(batch: Batch) -> str:
     """What the figures of a batch size are of."""
     said = f"totals of {batch.rounds} interleaved rounds of {batch.images:,} files"

@@ -28,6 +28,13 @@ private:
     const std::size_t count_;
 };
 
+// How many images a thread takes at a time, `most` at most, so that all take equally many.
+std::size_t share_of(std::size_t images, std::size_t threads, std::size_t most) {
+    const auto rounded_up = [](std::size_t a, std::size_t b) { return (a + b - 1) / b; };
+    const std::size_t turns = std::max<std::size_t>(1, rounded_up(images, threads * most));
+    return std::max<std::size_t>(1, rounded_up(images, threads * turns));
+}
+
 std::string text_of(const std::vector<std::byte>& bytes) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -70,8 +77,7 @@ std::vector<Answer> Session::classify(std::span<const Image> images, std::size_t
     const Way way = {divided ? Share::one_thread : Share::every_thread, most};
     const std::size_t gathered =
         std::clamp(gathered_bytes / image_bytes(), least_gathered, most_gathered);
-    const std::size_t size =
-        divided ? std::min(gathered, (images.size() + threads - 1) / threads) : gathered;
+    const std::size_t size = divided ? share_of(images.size(), threads, gathered) : gathered;
     const auto batch = [&](std::size_t index) {
         const std::size_t start = index * size, count = std::min(size, images.size() - start);
         decide(images.subspan(start, count), std::span(answers).subspan(start, count), way);
