@@ -45,7 +45,7 @@ def made(preset: str, images: int, alpha: str, work: Path, *more: str) -> tuple[
         more: options of `cascade-compile bundle`.
     """
     run, bundle = work / preset, work / f"{preset}.cascade"
-    if not (run / "scores.json").exists():
+    if not trained(run):
         fit = ["cascade-train", "fit", "--preset", preset, "--data", f"roadworks:day?n={images}"]
         fit += ["--freeze", "backbone", "--epochs", "60", "--max-fnr", "1"]
         fit += ["--splits", ".5,.15,.3,.05"]
@@ -54,6 +54,11 @@ def made(preset: str, images: int, alpha: str, work: Path, *more: str) -> tuple[
         build = ["cascade-compile", "bundle", str(run), "--precision", "auto", "--alpha", alpha]
         command([*build, "--out", str(bundle), *more])
     return run, bundle
+
+
+def trained(run: Path) -> bool:
+    """Whether a run is there and done."""
+    return (run / "scores.json").exists()
 
 
 def command(words: list[str]) -> None:

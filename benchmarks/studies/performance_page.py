@@ -16,7 +16,7 @@ from performance_records import Measured, best, noisy, read, verdicts
 from cascade_bench.cells import PERCENTILES, between, milliseconds
 from cascade_bench.compare import plot, tables
 from cascade_bench.compare.record import Record as Compare
-from cascade_bench.compare.words import how_batch, promised
+from cascade_bench.compare.words import how_batch, how_deep, promised
 from cascade_bench.machine import Machine
 from cascade_bench.native import Native
 from cascade_bench.peers.own import CASCADE
@@ -120,6 +120,9 @@ def _beside_peers(record: Compare, picture: str) -> Iterator[str]:
     yield ""
     yield f"![Throughput against risk]({picture})"
     yield ""
+    if record.exits:
+        yield f"{how_deep(record).capitalize()}."
+        yield ""
     for batch in record.batches:
         mark = f"; noisy, {batch.spread:.2f}" if batch.noisy else ""
         yield f"Batch {batch.batch}, images a second: {how_batch(batch)}{mark}."

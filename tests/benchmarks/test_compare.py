@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,16 @@ from cascade_bench.compare.words import how_batch
 from cascade_bench.peers import contender, litserve, own, transformers, triton
 from cascade_bench.peers.contender import Absent, Contender, Given
 from cascade_bench.workload import bundle_sha256
+from cascade_calib.path import Request
+from cascade_compile import targets
+from cascade_compile.bundle import BundleRequest, build
 from cascade_runtime import manifest
 from cascade_runtime.bundle import MANIFEST
 from cascade_runtime.preprocess import load_image
 from cascade_train.backbone import build_backbone
 from cascade_train.checkpoint import read_config
 from cascade_train.exits import CascadeModel, normalize
+from cascade_train.keep_exits import keep_exits
 from cascade_train.presets import preset
 
 from ..compile.conftest import SIDE, Made, Trained, made, trained
@@ -217,6 +222,30 @@ def test_a_run_of_another_network_is_refused(
     done = compare("--run", other)
     assert done.status == 1 and done.err.count("\n") == 1
     assert "its classes is ('cat', 'dog')" in done.err
+
+
+def test_peers_of_chosen_exits_answer_as_deep_as_was_trained(
+    bench: Bench, trained: Trained, tmp_path: Path
+) -> None:
+    kept, bundle = tmp_path / "kept", tmp_path / "kept.cascade"
+    keep_exits(trained.run, (1,), kept)
+    promise = Request(Fraction(2, 5), Fraction(1, 20), Fraction(1, 2))
+    name = targets.parse("onnxruntime/fp32/cpu")
+    build(BundleRequest(kept, bundle, (name,), promise, threads=1), say=lambda line: None)
+    asked = ("--data", trained.run / "splits.json", *LEAST, "--peers", "torch")
+    done = bench("compare", bundle, "--run", trained.run, *asked, quick=False)
+    assert done.status == 0, done.err
+    assert "the cascade answers after block 1, peers after block 2" in done.out
+    done = bench("compare", bundle, "--run", kept, *asked, "--json", quick=False)
+    assert (done.record["exits"], done.record["peers_exit"]) == ([1], 1)
+
+
+def test_a_run_with_fewer_exits_is_refused(
+    compare: Bench, trained: Trained, tmp_path: Path
+) -> None:
+    keep_exits(trained.run, (2,), tmp_path / "kept")
+    done = compare("--run", tmp_path / "kept")
+    assert done.status == 1 and "its exits is (2,), the bundle has (1, 2)" in done.err
 
 
 def test_what_is_not_installed_is_listed_with_what_installs_it(

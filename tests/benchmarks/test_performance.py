@@ -43,14 +43,14 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(made: Made, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     root = tmp_path_factory.mktemp("performance")
-    demo, nothing, work = root / "demo", root / "nothing", root / "work"
-    for folder in (demo, nothing, work):
+    nothing, work = root / "nothing", root / "work"
+    for folder in (nothing, work):
         folder.mkdir()
-    (demo / "night").symlink_to(trained.run)
+    (work / "tiny").symlink_to(trained.run)
     (work / "tiny.cascade").symlink_to(made.path)  # else a search would be made
 
     def measure() -> subprocess.CompletedProcess[str]:
-        asked = ("measure", "--work", root / "work", "--demo", demo, "--only", "tiny", *LEAST)
+        asked = ("measure", "--work", root / "work", "--only", "tiny", *LEAST)
         return performance(*asked, CASCADE_NATIVE_BUILD=str(nothing))
 
     done = measure()
@@ -120,7 +120,7 @@ def test_page_has_a_table_for_every_record_and_is_the_same_each_time(
     ):
         assert part in first
     assert str(kept.work.parent) not in first and "/tmp" not in first
-    assert "`cascade-bench compare tiny.cascade --run night --data night/splits.json" in first
+    assert "`cascade-bench compare tiny.cascade --run tiny --data tiny/splits.json" in first
     pictures = sorted((folders[0] / "performance").iterdir())
     assert [path.name for path in pictures] == ["tiny-peers.svg", "tiny-rooflines.svg"]
     for path in pictures:
@@ -173,7 +173,9 @@ def test_help_and_an_unknown_network(tmp_path: Path) -> None:
     assert done.returncode == 2 and "choose of tiny, vits16, vitb16" in done.stderr
 
 
-def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
-    done = performance("measure", "--work", tmp_path / "work", "--demo", tmp_path, "--only", "tiny")
-    assert done.returncode == 1 and "make demo" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+def test_a_folder_in_the_way_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tiny-day").mkdir()
+    (tmp_path / "tiny-day" / "config.json").write_text("mine")
+    done = performance("measure", "--work", tmp_path, "--only", "tiny")
+    assert done.returncode == 1 and "cascade-train fit" in done.stderr, done.stderr
+    assert (tmp_path / "tiny-day" / "config.json").read_text() == "mine"

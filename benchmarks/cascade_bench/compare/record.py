@@ -65,8 +65,6 @@ class Record:
     bundle: str
     bundle_sha256: str
     run: str
-    exits: tuple[int, ...]
-    peers_exit: int
     target: str
     runtime: Runtime
     machine: Machine
@@ -75,6 +73,8 @@ class Record:
     batches: tuple[Batch, ...]
     absent: tuple[Absent, ...]
     certificate: Certificate
+    exits: tuple[int, ...] = ()  # records before these were added have none
+    peers_exit: int = 0
 
     @property
     def noisy(self) -> bool:

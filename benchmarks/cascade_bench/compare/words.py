@@ -28,6 +28,8 @@ def how_measured(record: Record) -> str:
 
 def how_deep(record: Record) -> str:
     """After which blocks the bundle and its peers answer."""
+    if not record.exits:
+        return "how deep the cascade and its peers went was not recorded"
     *early, last = map(str, record.exits)
     exits = f"{', '.join(early)} or {last}" if early else last
     return f"the cascade answers after block {exits}, peers after block {record.peers_exit}"
