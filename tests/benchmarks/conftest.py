@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -87,6 +88,16 @@ def for_a_gpu(folder: Path) -> str:
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
     """libcascade and its commands, built."""
     monkeypatch.setenv("CASCADE_NATIVE_BUILD", str(native_folder()))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Seven photographs, wider than high and larger than the network's input."""
+    rng = np.random.default_rng(0)
+    names = [tmp_path / f"{index}.png" for index in range(7)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(name)
+    return names
 
 
 @pytest.fixture
