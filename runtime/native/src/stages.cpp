@@ -67,18 +67,18 @@ std::size_t piece_of(std::size_t left) {
 // memory is handed over; else the rows are gathered.
 class Stages::Tokens {
 public:
-    // `rows`: those of this run that go on; `single`: the stage has no other run.
-    void add(Outputs& outputs, const std::vector<std::size_t>& rows, bool single) {
+    // `rows`: those of this run that go on; `most`: how many of all the stage's runs can.
+    void add(Outputs& outputs, const std::vector<std::size_t>& rows, std::size_t most) {
         if (rows.empty()) return;
         check_rows(outputs.tokens.shape);
         shape_ = outputs.tokens.shape;
-        if (single && rows.size() == static_cast<std::size_t>(shape_.front())) {
+        if (rows.size() == most) {
             data_ = outputs.tokens.data;
             owner_ = std::move(outputs.owner);
             return;
         }
         const std::size_t size = row_size(shape_);
-        gathered_.reserve(gathered_.size() + rows.size() * size);
+        gathered_.reserve(most * size);
         for (const std::size_t row : rows) {
             const float* from = outputs.tokens.data + row * size;
             gathered_.insert(gathered_.end(), from, from + size);
@@ -186,7 +186,7 @@ std::vector<Verdict> Stages::forward(const Pixels& pixels, const Decision& decis
                     onward.push_back(image);
                     staying.push_back(row);
                 }
-                if (hands_on(stage)) next.add(outputs, staying, size == going.size());
+                if (hands_on(stage)) next.add(outputs, staying, going.size());
             });
         going = std::move(onward);
         tokens = std::move(next);
@@ -208,7 +208,7 @@ std::vector<std::vector<ExitOutputs>> Stages::forward_all(const Pixels& pixels, 
                     exits[stage].push_back(exit_of(outputs, row));
                 }
                 const std::vector<std::size_t> all(everyone.begin(), everyone.begin() + size);
-                if (hands_on(stage)) next.add(outputs, all, size == pixels.count);
+                if (hands_on(stage)) next.add(outputs, all, pixels.count);
             });
         tokens = std::move(next);
     }
