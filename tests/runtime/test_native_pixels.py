@@ -204,6 +204,7 @@ def png(
 
 
 KINDS = [(c, d) for c in (0, 2, 3, 4, 6) for d in (1, 2, 4, 8, 16)]
+FLIPS = [(0, 1), (0, 16), (0, 128), (1, 1), (1, 32), (2, 1), (2, 2), (9, 4), (30, 64), (-3, 2)]
 PALETTE = chunk(b"PLTE", bytes(range(3, 3 + 3 * 60)))
 
 
@@ -228,6 +229,29 @@ def test_every_colour_type_depth_and_transparency(
         allowed = depth in (8, 16) if colour != 3 else depth != 16
         allowed = allowed or (colour == 0)
         assert all(isinstance(found, str) != allowed for found in same)
+
+
+def test_streams_that_are_not_what_they_should_be(native: Probe) -> None:
+    """One bit, filter or byte more or less: the same pixels, or the same refusal."""
+    rows = b"".join(bytes([4 - y % 5]) + bytes(range(7 * y, 7 * y + 39)) for y in range(11))
+    good = zlib.compress(rows)
+    streams = [good, good + b"more", zlib.compress(rows + b"more"), zlib.compress(rows, 0)]
+    streams += [good[:cut] for cut in (0, 1, 2, 20, -5, -4, -1)]
+    streams += [zlib.compress(rows[:cut]) for cut in (0, 39, 41, -1)]
+    streams += [zlib.compress(rows[:40] + bytes([of]) + rows[41:]) for of in (5, 128, 255)]
+    streams += [good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :] for at, bit in FLIPS]
+    for window in (9, 15):  # what its header claims
+        packer = zlib.compressobj(9, zlib.DEFLATED, window)
+        streams.append(packer.compress(rows) + packer.flush())
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 13, 11, 8, 2, 0, 0, 0))
+    for stream in streams:
+        for piece in (1000, 9):
+            data = [stream[at : at + piece] for at in range(0, max(len(stream), 1), piece)]
+            pieces = b"".join(chunk(b"IDAT", part) for part in data)
+            assert_same(native, b"\x89PNG\r\n\x1a\n" + header + pieces + chunk(b"IEND", b""))
+    # Pillow calls this a picture whose other rows are black, if it lies in one chunk.
+    one_row = header + chunk(b"IDAT", zlib.compress(rows[:40])) + chunk(b"IEND", b"")
+    assert "truncated" in str(native.image(b"\x89PNG\r\n\x1a\n" + one_row))
 
 
 def test_palettes_of_any_length(native: Probe) -> None:

@@ -1,5 +1,6 @@
-// PNG by libpng. In: the bytes of a file. Out: rows of RGB; 16-bit colour keeps its upper byte,
-// 16-bit grey is scaled, a palette is looked up, transparency is laid on black.
+// PNG, at once where that can be done and else by libpng. In: the bytes of a file. Out: rows of RGB;
+// 16-bit colour keeps its upper byte, 16-bit grey is scaled, a palette is looked up, transparency is
+// laid on black.
 // Spec: docs/bundle-format.md, "Preprocessing", 1 to 3; PNG (third edition).
 //
 // libpng is given a header of our own and the run of IDAT chunks, nothing else: what the other
@@ -18,6 +19,7 @@
 
 #include "pixels/colour.h"
 #include "pixels/decoder.h"
+#include "pixels/png_at_once.h"
 #include "pixels/png_chunks.h"
 
 namespace cascade::pixels {
@@ -123,6 +125,7 @@ public:
 private:
     void open();
     void check(bool came_back) const;
+    void decode_by_rows(const RowSink& sink);
     const std::uint8_t* to_rgb(const std::uint8_t* samples);
 
     PngChunks chunks_;
@@ -184,6 +187,19 @@ void Png::open() {
 }
 
 void Png::decode(const RowSink& sink) {
+    rgb_.resize(std::size_t{3} * chunks_.width);
+    const std::vector<std::uint8_t> samples = samples_at_once(chunks_);
+    if (samples.empty()) {
+        decode_by_rows(sink);
+        return;
+    }
+    const std::size_t row_size = samples.size() / chunks_.height;
+    for (int y = 0; y < height(); ++y) {
+        sink(y, to_rgb(samples.data() + y * row_size));
+    }
+}
+
+void Png::decode_by_rows(const RowSink& sink) {
     open();
     const std::size_t row_size = png_get_rowbytes(png_, info_);
     const std::size_t rows_kept = chunks_.interlaced ? chunks_.height : 1;
@@ -195,7 +211,6 @@ void Png::decode(const RowSink& sink) {
         }
         check(read_all(png_, rows.data()));
     }
-    rgb_.resize(std::size_t{3} * chunks_.width);
     for (int y = 0; y < height(); ++y) {
         if (!chunks_.interlaced) {
             check(read_row(png_, samples.data()));
@@ -208,7 +223,7 @@ void Png::decode(const RowSink& sink) {
 }
 
 const std::uint8_t* Png::to_rgb(const std::uint8_t* in) {
-    const auto samples = static_cast<std::size_t>(png_get_channels(png_, info_));
+    const std::size_t samples = chunks_.channels();
     const bool wide = chunks_.colour == 0 && chunks_.depth == 16;
     if (samples == 3 && !chunks_.clear) {
         return in;

@@ -176,6 +176,21 @@ void PngChunks::collect_data() {
     data = file_.subspan(begin, position_ - begin);
 }
 
+std::size_t PngChunks::channels() const {
+    const std::size_t of_colour = (colour & 2) != 0 && colour != 3 ? 3 : 1;
+    return of_colour + ((colour & 4) != 0 ? 1 : 0);
+}
+
+std::vector<Bytes> PngChunks::data_parts() const {
+    std::vector<Bytes> parts;
+    for (Bytes rest = data; rest.size() >= 8;) {
+        const std::size_t size = std::min<std::size_t>(big_endian(rest, 0), rest.size() - 8);
+        parts.push_back(rest.subspan(8, size));
+        rest = rest.subspan(std::min(rest.size(), size + 12));
+    }
+    return parts;
+}
+
 int PngChunks::orientation() {
     for (std::optional<Chunk> chunk = next(); chunk && chunk->name != "IEND"; chunk = next()) {
         if (chunk->name == "fcTL" && animated_) {

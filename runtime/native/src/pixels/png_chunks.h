@@ -34,6 +34,8 @@ public:
     bool data_cut = false;                    // the file ends within that chunk
 
     int orientation();  // reads on to the end of the file
+    std::size_t channels() const;           // samples a pixel has in the file
+    std::vector<Bytes> data_parts() const;  // what each IDAT chunk holds, as far as it is there
 
 private:
     struct Chunk {
