@@ -80,7 +80,8 @@ TEST(PngAtOnce, ChunksAreOneStream) {
     for (const std::size_t piece : {1, 2, 3, 7}) {
         EXPECT_EQ(at_once(png({3, 2}, packed(rows), piece)), pixels);
     }
-    EXPECT_EQ(at_once(png({3, 2}, packed(rows)) + chunk("IDAT", "") + chunk("IDAT", "more")), pixels);
+    const std::string behind = chunk("IDAT", "") + chunk("IDAT", "more");
+    EXPECT_EQ(at_once(png({3, 2}, packed(rows)) + behind), pixels);
 }
 
 TEST(PngAtOnce, PixelsHaveTheSamplesOfTheirColour) {
@@ -119,6 +120,8 @@ TEST(PngAtOnce, LargePicturesAreReadByRows) {
     const Samples grey((side + 1) * (side - 1)), larger((side + 1) * (side + 1));
     EXPECT_EQ(at_once(png({side, side - 1}, packed(grey), 1 << 20)).size(), side * (side - 1));
     EXPECT_TRUE(at_once(png({side, side + 1}, packed(larger), 1 << 20)).empty());
+    const std::string behind(std::size_t{9} << 20, 'x');
+    EXPECT_TRUE(at_once(png({3, 2}, packed(rows) + behind, 1 << 20)).empty());
     EXPECT_TRUE(at_once(png({0x7FFFFFFF, 0x7FFFFFFF, 8, 6}, packed(rows))).empty());
 }
 

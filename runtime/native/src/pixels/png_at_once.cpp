@@ -12,7 +12,7 @@
 namespace cascade::pixels {
 namespace {
 
-constexpr std::size_t most_unpacked = std::size_t{8} << 20;  // 1080p of 3 samples has 6 MiB
+constexpr std::size_t most = std::size_t{8} << 20;  // packed or not; 1080p of 3 samples has 6 MiB
 
 // Whether the chunks' data, one zlib stream, are exactly `out.size()` bytes.
 bool unpack(const std::vector<Bytes>& parts, std::vector<std::uint8_t>& out) {
@@ -81,8 +81,8 @@ constexpr Undo by_channels[] = {undo<1>, undo<2>, undo<3>, undo<4>};
 
 std::vector<std::uint8_t> samples_at_once(const PngChunks& chunks) {
     const std::size_t row = std::size_t{chunks.width} * chunks.channels();
-    if (chunks.depth != 8 || chunks.interlaced || chunks.data_cut ||
-        row >= most_unpacked / chunks.height) {
+    if (chunks.depth != 8 || chunks.interlaced || chunks.data_cut || chunks.data.size() > most ||
+        row >= most / chunks.height) {
         return {};
     }
     std::vector<std::uint8_t> samples((1 + row) * chunks.height);  // a filter before every row

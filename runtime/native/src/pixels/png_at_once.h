@@ -13,7 +13,7 @@
 namespace cascade::pixels {
 
 // height rows of width * chunks.channels() bytes; empty for other depths, interlaced pictures,
-// those of more than 8 MiB, and whatever does not unpack to exactly its rows.
+// those of more than 8 MiB, packed or not, and whatever does not unpack to exactly its rows.
 std::vector<std::uint8_t> samples_at_once(const PngChunks& chunks);
 
 }  // namespace cascade::pixels
