@@ -48,9 +48,9 @@ def _null_is_undefined(value: Any, kind: Any) -> Any:
         hints = get_type_hints(kind)
         return {k: _null_is_undefined(x, hints[k]) if k in hints else x for k, x in value.items()}
     if isinstance(value, list) and hasattr(kind, "_fields"):  # of a NamedTuple
-        hints = get_type_hints(kind).values()
-        pairs = zip(value, hints, strict=False)
-        return [_null_is_undefined(item, hint) for item, hint in pairs] + value[len(hints) :]
+        kinds = get_type_hints(kind).values()
+        pairs = zip(value, kinds, strict=False)
+        return [_null_is_undefined(item, each) for item, each in pairs] + value[len(kinds) :]
     inner = [each for each in get_args(kind) if each not in (type(None), Ellipsis)]
     if isinstance(value, list) and inner:
         return [_null_is_undefined(item, inner[0]) for item in value]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cascade_bench import peers
 from cascade_bench.compare import record
@@ -195,17 +196,34 @@ def test_unknown_peer_and_batch_are_told(compare: Bench) -> None:
 def test_a_run_of_another_network_is_refused(
     compare: Bench, trained: Trained, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    for file in trained.run.iterdir():
-        (other / file.name).symlink_to(file)
-    (other / "config.json").unlink()
+    other = copy_of(trained.run, tmp_path / "other")
     config = json.loads((trained.run / "config.json").read_bytes())
     config["classes"] = ["cat", "dog"]
     (other / "config.json").write_text(json.dumps(config))
     done = compare("--run", other)
     assert done.status == 1 and done.err.count("\n") == 1
     assert "its classes is ('cat', 'dog')" in done.err
+
+
+def test_a_run_of_other_weights_is_refused(
+    compare: Bench, trained: Trained, tmp_path: Path
+) -> None:
+    """Of the same shape, and as near as an epoch more would make it."""
+    other = copy_of(trained.run, tmp_path / "other")
+    weights = load_file(trained.run / "model.safetensors")
+    weights["backbone.model.layer.1.mlp.up_proj.weight"] *= 1.05
+    save_file(weights, other / "model.safetensors")
+    done = compare("--run", other)
+    assert done.status == 1 and done.err.count("\n") == 1
+    assert "is not what the bundle was made from: on the golden images" in done.err
+
+
+def copy_of(run: Path, to: Path) -> Path:
+    to.mkdir()
+    for file in run.iterdir():
+        if file.is_file():
+            shutil.copy(file, to)
+    return to
 
 
 def test_peers_of_chosen_exits_answer_as_deep_as_was_trained(

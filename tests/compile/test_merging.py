@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cascade_bench.compare.run import given_of
 from cascade_compile import parity, targets
 from cascade_compile.bundle import BundleRequest, build
 from cascade_compile.export import export_stages
@@ -167,6 +168,8 @@ def test_bundle_that_merges_is_certified_opened_and_says_so(
     acted = [(r.decision, name) for r, name in zip(results, wanted, strict=True) if r.decision]
     assert len(acted) >= 20
     assert sum(have == name for have, name in acted) >= 0.8 * len(acted)
+    given = given_of(trained.run, cascade, 1, tmp_path)  # it may be compared with its run
+    assert given.network.exit_blocks == manifest.model.exits
 
 
 @pytest.mark.parametrize(

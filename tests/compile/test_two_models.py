@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
+from cascade_bench.compare.run import given_of
 from cascade_calib.recertify import RecertifyRequest, recertify
 from cascade_compile import targets
 from cascade_compile.bundle import BundleRequest, build
 from cascade_runtime.bundle import MANIFEST, Bundle, seal
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.decision import decide, score_logit
-from cascade_runtime.errors import BundleError
+from cascade_runtime.errors import BundleError, ConfigError
 from cascade_runtime.manifest import Decision, Manifest, encode, stage_inputs
 from cascade_train.augment_config import AugmentConfig
 from cascade_train.checkpoint import load_network
@@ -108,6 +109,15 @@ def test_engines_say_what_the_two_networks_say(
         np.testing.assert_allclose(out.logits, logits[exit_], rtol=0, atol=1e-4)
         np.testing.assert_allclose(out.gate, gates[exit_], rtol=0, atol=1e-4)
     assert pair.manifest.targets[ONNX].parity["max_difference"] < 1e-4
+
+
+def test_pair_is_compared_with_its_second_network(
+    pair: Pair, cascade: Cascade, trained: Trained, tmp_path: Path
+) -> None:
+    given = given_of(pair.run, cascade, 1, tmp_path)
+    assert given.network.exit_blocks == (1, 2)
+    with pytest.raises(ConfigError, match="its preset is 'tiny', the bundle has 'tiny \\+ tiny'"):
+        given_of(trained.run, cascade, 1, tmp_path)
 
 
 def test_pair_is_certified_and_answers_as_it_was_certified(

@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from cascade_bench import machine
-from cascade_bench.compare import rounds, sample, speed
+from cascade_bench.compare import rounds, same_network, sample, speed
 from cascade_bench.compare.quality import judge
 from cascade_bench.compare.record import Judged, Record, SampleRecord
 from cascade_bench.compare.sample import Sample
@@ -30,11 +29,7 @@ from cascade_calib.progress import Progress
 from cascade_calib.provenance import made_by
 from cascade_runtime.cascade import Cascade
 from cascade_runtime.engines.processor import usable_cores
-from cascade_runtime.errors import ConfigError, TargetError
-from cascade_runtime.manifest import Manifest
-
-if TYPE_CHECKING:
-    from cascade_train.checkpoint import RunConfig
+from cascade_runtime.errors import TargetError
 
 
 @dataclass(frozen=True)
@@ -127,25 +122,8 @@ def given_of(run_folder: Path, cascade: Cascade, threads: int, folder: Path) -> 
             "pip install 'cascade-edge[compile]'"
         ) from error
     network, config = load_network(run_folder)
-    _check_same(run_folder, cascade.manifest, config)
+    same_network.check(run_folder, network, config, cascade)
     return Given(network.parts[-1], config.preprocess, config.classes, threads, folder)
-
-
-def _check_same(run_folder: Path, manifest: Manifest, config: RunConfig) -> None:
-    """The run and the bundle have the same shape; that the weights are, their answers show.
-
-    A run with more exits may be the one that the bundle's were chosen of: its peers answer at the
-    last that was trained.
-    """
-    for name in ("preset", "exits", "classes", "preprocess"):
-        theirs = getattr(manifest, name, None) or getattr(manifest.model, name)
-        ours = getattr(config, name)
-        more = name == "exits" and not config.joined and set(theirs) < set(ours)
-        if ours != theirs and not more:
-            raise ConfigError(
-                f"{run_folder} is not what the bundle was made from: its {name} is {ours!r}, the "
-                f"bundle has {theirs!r}"
-            )
 
 
 def _judged(
