@@ -94,6 +94,20 @@ def test_init_starts_from_the_earlier_runs_weights(
     assert all(torch.allclose(new[name], old[name], rtol=0, atol=1e-6) for name in old)
 
 
+def test_a_run_goes_on_at_another_image_size(
+    base_run: Path, tmp_path: Path, fit_squares: Fit
+) -> None:
+    """Places are turned by, not learned: patches may be of any number."""
+    out = tmp_path / "larger"
+    fit_squares(out, init=base_run, adapter=AdapterConfig(rank=4), image_size=48)
+    assert read_config(base_run).preprocess.height == 32
+    preprocess = read_config(out).preprocess
+    assert (preprocess.height, preprocess.width) == (48, 48)
+    assert accuracy(out) > 0.9
+    with pytest.raises(ConfigError, match="image size 30 is not a multiple"):
+        fit_squares(tmp_path / "not", init=base_run, image_size=30)
+
+
 def test_adapter_run_says_what_it_trains_and_answers_as_well(
     base_run: Path, adapted_run: Path, tmp_path: Path, fit_squares: Fit
 ) -> None:

@@ -67,7 +67,9 @@ PLACES = {
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The run folder.")
 @click.option("--preset", help="Network size, see `cascade-train presets`.  [default: tiny]")
 @click.option("--exits", type=Numbers(int), help="Blocks after which to exit, such as 2,6.")
-@click.option("--image-size", type=int, help="Side in pixels.  [default: the preset's]")
+@click.option(
+    "--image-size", type=int, help="Side in pixels.  [default: that of --init, or the preset's]"
+)
 @click.option("--weights", help="random, hub, a hub id, or a folder.  [default: random]")
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from an earlier run or adaptation."

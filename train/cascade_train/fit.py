@@ -27,7 +27,7 @@ from cascade_train import checkpoint
 from cascade_train.adapters import AdapterConfig, add_adapter, share_text, trainable_share
 from cascade_train.ancestry import refuse_seen
 from cascade_train.augment_config import decode_spec
-from cascade_train.backbone import build_backbone
+from cascade_train.backbone import backbone_config, build_backbone
 from cascade_train.checkpoint import InitFrom, RunConfig
 from cascade_train.constraints import statement
 from cascade_train.curves import TensorBoardLog
@@ -237,7 +237,7 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
     init = None
     if request.init is not None:
         adapted = is_explored(request.init)  # which has a backbone and no exits
-        for field in ("preset", "image_size") if adapted else ("preset", "exits", "image_size"):
+        for field in ("preset",) if adapted else ("preset", "exits"):
             if getattr(request, field) is not None:
                 raise ConfigError(f"{field} comes from the --init run; leave it out")
         if request.weights != "random":
@@ -250,6 +250,9 @@ def _network(request: FitRequest, config: FitConfig) -> tuple[nn.Module, RunConf
         else:
             model, base = checkpoint.load_trained(request.init, scores=False)
             shape = (base.preset, base.exits, base.preprocess)
+        if request.image_size is not None:  # RoPE has places for patches of any number
+            size = backbone_config(preset(shape[0]), request.image_size).image_size
+            shape = (*shape[:2], msgspec.structs.replace(shape[2], height=size, width=size))
         model.train()
         where = os.path.relpath(request.init.resolve(), request.out.resolve())
         init = InitFrom(where, checkpoint.weights_sha256(request.init))
