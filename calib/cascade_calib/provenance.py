@@ -59,13 +59,20 @@ def _git_commit() -> str:
 
 
 def cpu_name() -> str:
-    """The processor's own name and the number of usable cores."""
+    """The processor's own name and the number of usable cores.
+
+    Virtual machines give several generations one name; family and model tell them apart.
+    """
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
+        first = info.read_text().split("\n\n", 1)[0]
+        fields = {
+            key.strip(): value.strip()
+            for key, _, value in (line.partition(":") for line in first.splitlines())
+        }
+        name = fields.get("model name", name)
+        if "cpu family" in fields and "model" in fields:
+            name += f" (family {fields['cpu family']} model {fields['model']})"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {cores} cores"
