@@ -3,9 +3,7 @@
 In: a folder to work in. Out: one record a measurement, exactly what a verb of `cascade-bench`
 prints with `--json`, in WORK/records; and from these alone, the page with its pictures. What is
 there is neither made nor measured again, so a stopped one goes on; a record of a bundle that has
-been made anew since is. `tiny` is trained as by `make demo`, but with an exit after every block, of
-which `cascade-compile exits` keeps some; its peers are the network as it was trained. Bundles of
-ViTs are those of `peers.py`: random backbones with trained heads.
+been made anew since is. The networks are those of `performance_networks.py`.
 
     python benchmarks/studies/performance.py                         # all of it
     python benchmarks/studies/performance.py measure --only vits16 --again
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from performance_networks import DEFAULT, NETWORKS, Network, made
 
 from cascade_bench.pictures import write
 from cascade_bench.workload import bundle_sha256
@@ -34,30 +33,6 @@ PAGE = Path("docs/performance.md")
 PROFILED = ("openvino", "onnxruntime")  # what `roofline` reads a profile of
 ROOFLINE_SECONDS = 5  # of these times --seconds
 COMPARE_SECONDS = 10
-PROMISE = ("--alpha", "0.01", "--coverage", "0.7")
-DAY = ("--data", "roadworks:day?n=12000", "--exits", "1,2,3,4,5,6")
-DAY += ("--epochs", "7", "--lr", "1.5e-3", "--splits", ".8,.1,.05,.05")
-NIGHT = ("--data", "roadworks:night?n=14000", "--adapter", "lora", "--rank", "16")
-NIGHT += ("--epochs", "5", "--lr", "2e-3", "--splits", ".45,.13,.28,.14")
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is measured of one: batch sizes of the verbs, and how it is made if it is a ViT."""
-
-    name: str
-    compare: str
-    roofline: str
-    images: int = 0
-    alpha: str = ""
-
-
-NETWORKS = (
-    Network("tiny", "1,8,32,128", "1,8,32"),
-    Network("vits16", "1,8,32", "1,8,16", images=1200, alpha="0.4"),
-    Network("vitb16", "1,8,32", "1,8", images=400, alpha="0.45"),
-)
-DEFAULT = "tiny,vits16"
 
 
 @dataclass(frozen=True)
@@ -68,31 +43,6 @@ class Settings:
     rounds: int
     threads: int | None
     peers: str | None
-
-
-def made(network: Network, work: Path) -> tuple[Path, Path]:
-    """Its run, as it was trained, and its bundle, made now where they are not there.
-
-    Raises:
-        click.ClickException: a command failed.
-    """
-    from peers import command, trained
-    from peers import made as made_vit
-
-    if network.images:
-        return made_vit(network.name, network.images, network.alpha, work, "--keep-all")
-    day, run, kept = work / "tiny-day", work / "tiny", work / "tiny-kept"
-    bundle = work / f"{network.name}.cascade"
-    if not trained(run):
-        if not trained(day):
-            command(["cascade-train", "fit", *DAY, "--out", str(day)])
-        command(["cascade-train", "fit", *NIGHT, "--init", str(day), "--out", str(run)])
-    if not bundle.exists():
-        if not kept.exists():
-            command(["cascade-compile", "exits", str(run), "--out", str(kept), *PROMISE])
-        words = ["cascade-compile", "bundle", str(kept), "--out", str(bundle)]
-        command([*words, "--precision", "auto", "--keep-all", *PROMISE])
-    return run, bundle
 
 
 def commands(
@@ -233,8 +183,8 @@ def main(
 ) -> None:
     """Make, measure and write; `measure` and `page` are the two halves.
 
-    With the defaults, on two cores where nothing else runs, making takes about 15 minutes and
-    measuring 20; --seconds 1 --rounds 2 shows in a few minutes that all of it works.
+    With the defaults, on two cores where nothing else runs, making takes about 50 minutes, most of
+    them for ViT-S, and measuring 25; --only tiny makes and measures in 15.
     """
     records = work / "records"
     records.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 TITLES = {
     "tiny": "tiny, 64 px: the network of make demo, with exits chosen by measured cost",
-    "vits16": "ViT-S/16, 224 px: a random backbone with trained heads",
+    "vits16": "ViT-S/16, 224 px: trained like tiny, first on small images",
     "vitb16": "ViT-B/16, 224 px: a random backbone with trained heads",
 }
 PIPELINE_LIMITS = {"tiny": 10.0, "vits16": 6.0}  # times the transformers pipeline, from files
