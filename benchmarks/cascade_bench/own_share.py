@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
@@ -73,12 +72,6 @@ class _Clock:
         self.engine, self.decode = (defaultdict[int, float](float) for _ in range(2))
         self.done: dict[int, float] = {}
 
-    @contextmanager
-    def adds_to(self, seconds: dict[int, float]) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[get_ident()] += time.perf_counter() - started
-
     def clear(self) -> None:
         for seconds in (self.engine, self.decode, self.done):
             seconds.clear()
@@ -94,8 +87,10 @@ class _Clocked:
         self._engine, self._clock = engine, clock
 
     def run(self, batch: npt.NDArray[Any]) -> dict[str, npt.NDArray[np.float32]]:
-        with self._clock.adds_to(self._clock.engine):
-            return self._engine.run(batch)
+        started = time.perf_counter()
+        outputs = self._engine.run(batch)
+        self._clock.engine[get_ident()] += time.perf_counter() - started
+        return outputs
 
     def side_by_side(self) -> Engine | None:
         engine = self._engine
@@ -114,8 +109,10 @@ class _Watched(Cascade):
         self.divided = self.workers == 1 or self.stages.side_by_side() is not None
 
     def _load(self, image: ImageLike, name: str) -> Pixels | ImageError:
-        with self._clock.adds_to(self._clock.decode):
-            return super()._load(image, name)
+        started = time.perf_counter()
+        pixels = super()._load(image, name)
+        self._clock.decode[get_ident()] += time.perf_counter() - started
+        return pixels
 
     def _decide(
         self, names: Sequence[str], loaded: Sequence[Pixels | ImageError], stages: Stages

@@ -64,7 +64,7 @@ VITS = Trained(
 )
 NETWORKS = (
     Network("tiny", "1,8,32,128", "1,8,32", TINY),
-    Network("vits16", "1,8,32", "1,8,16", VITS),
+    Network("vits16", "1,8,32", "1,8,16,32", VITS),
     Network("vitb16", "1,8,32", "1,8", HeadsAlone(400, "0.45")),
 )
 DEFAULT = "tiny,vits16"

@@ -263,6 +263,7 @@ class Cascade:
 
     def _results(self, names: Sequence[str], verdict: Verdict) -> Iterator[Result]:
         classes = self.manifest.model.classes
+        sets = {(False, False): (), (True, False): classes[:1], (False, True): classes[1:]}
         # SCRC promises something of the sets of accepted images; another image has none.
         promised = verdict.in_set
         if self.decision.accept is not None:
@@ -274,11 +275,11 @@ class Cascade:
                 name=name,
                 decision=classes[label] if label >= 0 else None,
                 label=label,
-                set=tuple(c for c, member in zip(classes, members, strict=True) if member),
+                set=sets.get(tuple(members), classes),
                 p=sigmoid(margin),
                 score=sigmoid(score),
                 stage=stage,
-                reason=REASONS[Reason(reason)],
+                reason=REASONS[reason],
             )
 
 

@@ -238,9 +238,14 @@ def _rows(parts: Sequence[Float32], chosen: npt.NDArray[np.bool_]) -> Float32:
     """The chosen rows of all parts, one after the other; one part that goes whole is not copied."""
     if len(parts) == 1:
         return parts[0] if chosen.all() else parts[0][chosen]
-    ends = np.cumsum([len(part) for part in parts])
-    pieces = zip(parts, np.split(chosen, ends[:-1]), strict=True)
-    return np.concatenate([part[rows] for part, rows in pieces])
+    rows = np.empty((np.count_nonzero(chosen), *parts[0].shape[1:]), parts[0].dtype)
+    start = done = 0
+    for part in parts:
+        index = np.flatnonzero(chosen[start : start + len(part)])
+        # "clip" writes where it is told to; checking indices would take a copy.
+        np.take(part, index, axis=0, out=rows[done : done + len(index)], mode="clip")
+        start, done = start + len(part), done + len(index)
+    return rows
 
 
 def _blank(size: int) -> Verdict:
