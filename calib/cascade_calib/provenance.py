@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cascade_runtime import __version__
+from cascade_runtime.engines import processor
 from cascade_runtime.manifest import MadeBy
 
 CPU = ("numpy", "pillow", "onnxruntime", "openvino", "torch", "transformers", "peft", "onnx")
@@ -63,16 +64,8 @@ def cpu_name() -> str:
 
     Virtual machines give several generations one name; family and model tell them apart.
     """
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        first = info.read_text().split("\n\n", 1)[0]
-        fields = {
-            key.strip(): value.strip()
-            for key, _, value in (line.partition(":") for line in first.splitlines())
-        }
-        name = fields.get("model name", name)
-        if "cpu family" in fields and "model" in fields:
-            name += f" (family {fields['cpu family']} model {fields['model']})"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    known = processor.fields()
+    name = known.get("model name", platform.processor() or platform.machine())
+    if "cpu family" in known and "model" in known:
+        name += f" (family {known['cpu family']} model {known['model']})"
+    return f"{name}, {len(processor.usable_cores())} cores"

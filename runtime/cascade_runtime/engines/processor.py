@@ -1,12 +1,14 @@
 """What this processor can compute in, as far as its engines do not say it themselves.
 
-In: /proc/cpuinfo. Out: its flags, the cores that may be used, and why int8 would be wrong here.
+In: /proc/cpuinfo. Out: its fields and flags, the cores that may be used, and why int8 would be
+wrong here.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,17 +16,23 @@ _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @cache
-def flags() -> frozenset[str]:
-    """The processor's flags as Linux names them; empty where they cannot be read."""
+def fields() -> Mapping[str, str]:
+    """What Linux says of the first processor, by its names; empty where it cannot be read."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return frozenset()
+        return {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+@cache
+def flags() -> frozenset[str]:
+    """The processor's flags as Linux names them; empty where they cannot be read."""
+    return frozenset(fields().get("flags", fields().get("Features", "")).split())
 
 
 def usable_cores() -> tuple[int, ...]:
