@@ -59,19 +59,16 @@ def _check_answers(run_folder: Path, network: Network, config: RunConfig, cascad
     from cascade_compile.parity import LIMITS
 
     golden = load_golden(cascade.bundle.read(GOLDEN), cascade.manifest.preprocess)
-    target = min(golden.exits, key=lambda name: LIMITS[name.split("/")[1]])
+    limits = {name: LIMITS[name.split("/")[1]] for name in golden.exits}
+    target = min(limits, key=limits.__getitem__)
     engine = np.stack([outputs.logits for outputs in golden.exits[target]])
     with torch.no_grad():
         exits = network(torch.from_numpy(golden.images.copy()))
     kept = cascade.manifest.model.exits
-    shipped = [
-        out.logits.numpy()
-        for block, out in zip(config.exits, exits, strict=True)
-        if config.joined or block in kept
-    ]
-    said = np.stack(shipped)
+    blocks = zip(config.exits, exits, strict=True)
+    said = np.stack([out.logits.numpy() for block, out in blocks if block in kept])
     merging = cascade.manifest.targets[target].parity.get("merging_max_difference", 0.0)
-    limit = LIMITS[target.split("/")[1]] * np.abs(said).max() + merging
+    limit = limits[target] * np.abs(said).max() + merging
     difference = np.median(np.abs(engine - said).max(axis=(0, 2)))  # of half of the images
     if not difference <= limit:
         raise ConfigError(

@@ -1,7 +1,7 @@
 // What is unpacked at once, and what is left to libpng. Pixels are compared with the reference's in
 // tests/runtime/test_native_pixels.py.
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 #include <vector>
 
